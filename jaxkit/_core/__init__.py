@@ -1,0 +1,1 @@
+"""Private helpers that every layer above may use."""
