@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve
 
 from jaxkit._core import checks
+from jaxkit._core.dtypes import accumulation_dtype
 from jaxkit._core.jit import jit
 from jaxkit.typing import ArrayLike
 
@@ -49,6 +50,6 @@ def cholesky_solve(matrix: ArrayLike, rhs: ArrayLike) -> jax.Array:
     n = matrix.shape[-1]
     checks.shape("matrix", matrix, (n, n))
     checks.shape("rhs", rhs, (*matrix.shape[:-2], n, None))
-    dtype = jnp.promote_types(jnp.promote_types(matrix.dtype, rhs.dtype), jnp.float32)
+    dtype = accumulation_dtype(matrix, rhs)
     factor = jnp.linalg.cholesky(matrix.astype(dtype), symmetrize_input=False)
     return cho_solve((factor, True), rhs.astype(dtype))

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxkit._core import checks
+from jaxkit._core.dtypes import accumulation_dtype, promoted_dtype
 from jaxkit._core.jit import jit
 from jaxkit.typing import ArrayLike
 
@@ -21,7 +22,7 @@ def _as_mask(where: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
 
 @jit()
 def masked_fill(
-    values: ArrayLike, where: ArrayLike | None, *, fill: ArrayLike = 0.0
+    values: ArrayLike, where: ArrayLike | None = None, *, fill: ArrayLike = 0.0
 ) -> jax.Array:
     r"""Replaces the entries that do not count by a harmless value.
 
@@ -94,7 +95,7 @@ def masked_sum(
       4.0
     """
     (values,) = checks.inexact(values=values)
-    values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
+    values = values.astype(accumulation_dtype(values))
     return jnp.sum(masked_fill(values, where), axis=axis)
 
 
@@ -170,7 +171,7 @@ def safe_divide(
     numerator, denominator = checks.inexact(
         numerator=numerator, denominator=denominator
     )
-    dtype = jnp.promote_types(numerator.dtype, denominator.dtype)
+    dtype = promoted_dtype(numerator, denominator)
     numerator, denominator = jnp.broadcast_arrays(
         numerator.astype(dtype), denominator.astype(dtype)
     )

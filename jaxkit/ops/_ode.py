@@ -109,7 +109,7 @@ def integrate(
 
 def _axpy(size: jax.Array, direction: PyTree, state: PyTree) -> PyTree:
     return jax.tree.map(
-        lambda y, k: y + (size.astype(y.real.dtype) * k).astype(y.dtype),
+        lambda y, k: y + size.astype(y.dtype) * k.astype(y.dtype),
         state,
         direction,
     )
