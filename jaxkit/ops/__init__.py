@@ -1,20 +1,31 @@
 """Shared mathematics: masks, linear algebra, attention, integrators, sharding."""
 
 from jaxkit.ops._linalg import cholesky_solve
+from jaxkit.ops._linear_attention._attention import (
+    linear_attention,
+    linear_attention_step,
+)
+from jaxkit.ops._linear_attention._delta_rule import delta_rule
+from jaxkit.ops._linear_attention._mesa import MesaState, mesa_attention
 from jaxkit.ops._masking import masked_fill, masked_mean, masked_sum, safe_divide
 from jaxkit.ops._numerics import abs_squared
 from jaxkit.ops._ode import integrate
 from jaxkit.ops._sharding import data_mesh, match_varying, shard_batch
 
 __all__ = [
+    "MesaState",
     "abs_squared",
     "cholesky_solve",
     "data_mesh",
+    "delta_rule",
     "integrate",
+    "linear_attention",
+    "linear_attention_step",
     "masked_fill",
     "masked_mean",
     "masked_sum",
     "match_varying",
+    "mesa_attention",
     "safe_divide",
     "shard_batch",
 ]

@@ -1,0 +1,208 @@
+"""The delta rule: linear attention that corrects what it recalls."""
+
+from typing import Literal, overload
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.linalg import solve_triangular
+
+from jaxkit._core import checks
+from jaxkit._core.jit import jit
+from jaxkit.ops._linear_attention import _forms as forms
+from jaxkit.ops._linear_attention._chunks import join_chunks, split_chunks
+from jaxkit.ops._linear_attention._decay import from_start, scores
+from jaxkit.ops._linear_attention._inputs import (
+    Inputs,
+    gate,
+    output_dtype,
+    prepare,
+    start_state,
+    state_shape,
+)
+from jaxkit.typing import ArrayLike, PrecisionLike
+
+__all__ = ["delta_rule"]
+
+
+@overload
+def delta_rule(
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
+    beta: ArrayLike,
+    *,
+    log_decay: ArrayLike | None = None,
+    initial_state: ArrayLike | None = None,
+    segment_ids: ArrayLike | None = None,
+    scale: ArrayLike = 1.0,
+    chunk_size: int = 64,
+    implementation: str = "auto",
+    return_state: Literal[False] = False,
+    precision: PrecisionLike = None,
+) -> jax.Array: ...
+@overload
+def delta_rule(
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
+    beta: ArrayLike,
+    *,
+    log_decay: ArrayLike | None = None,
+    initial_state: ArrayLike | None = None,
+    segment_ids: ArrayLike | None = None,
+    scale: ArrayLike = 1.0,
+    chunk_size: int = 64,
+    implementation: str = "auto",
+    return_state: Literal[True],
+    precision: PrecisionLike = None,
+) -> tuple[jax.Array, jax.Array]: ...
+@jit(static_argnames=("chunk_size", "implementation", "return_state", "precision"))
+def delta_rule(
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
+    beta: ArrayLike,
+    *,
+    log_decay: ArrayLike | None = None,
+    initial_state: ArrayLike | None = None,
+    segment_ids: ArrayLike | None = None,
+    scale: ArrayLike = 1.0,
+    chunk_size: int = 64,
+    implementation: str = "auto",
+    return_state: bool = False,
+    precision: PrecisionLike = None,
+) -> jax.Array | tuple[jax.Array, jax.Array]:
+    r"""Linear attention whose memory is corrected instead of added to.
+
+    .. math::
+        \tilde S_t = \operatorname{diag}(e^{g_t})\, S_{t-1}, \qquad
+        S_t = \tilde S_t + \beta_t \bar k_t (v_t - \tilde S_t^\top k_t)^\top, \qquad
+        o_t = \text{scale} \cdot S_t^\top q_t
+
+    Each token takes one step of gradient descent, of size ``beta``, on the error
+    with which its key recalls its value. The recursion is stable when
+    ``0 <= beta * |k|^2 <= 2``: normalize the keys. ``"chunked"`` solves one unit
+    triangular system per chunk and is otherwise made of matrix products.
+
+    **The default scale is 1, not** ``K ** -0.5`` as in most other libraries.
+
+    Args:
+      query: shape ``[..., T, H, K]``, real or complex.
+      key: shape ``[..., T, H, K]``.
+      value: shape ``[..., T, H, V]``.
+      beta: step sizes, real, shape ``[..., T, H]``.
+      log_decay: ``g``, real and at most 0, ``[..., T, H]`` or ``[..., T, H, K]``, as
+        in :func:`linear_attention`; None means 0.
+      initial_state: the state before the first token, ``[..., H, K, V]``; None is 0.
+      segment_ids: integers ``[..., T]``; the memory is cleared where the id differs
+        from that of the token before, as in :func:`linear_attention`.
+      scale: real factor of the outputs.
+      chunk_size: tokens in a chunk of ``"chunked"``.
+      implementation: ``"chunked"``, ``"recurrent"`` (one token at a time, keeps a
+        state for each in reverse), or ``"auto"``, which is chunked.
+      return_state: whether to return the state after the last token too.
+      precision: of the matrix products; None is the default of the backend.
+
+    Returns:
+      The outputs ``[..., T, H, V]`` in the promoted dtype of query, key and value;
+      with ``return_state`` also the state ``[..., H, K, V]``, at least float32.
+
+    Raises:
+      TypeError: if an argument has a wrong dtype.
+      ValueError: if the shapes do not fit, ``T`` is 0, or an option is unknown.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from jaxkit import ops
+      >>> key = jnp.ones((2, 1, 1))
+      >>> value = jnp.array([1.0, 5.0])[:, None, None]
+      >>> print(ops.delta_rule(key, key, value, jnp.ones((2, 1)))[:, 0, 0])
+      [1. 5.]
+
+    References:
+      Schlag et al., *Linear Transformers Are Secretly Fast Weight Programmers*, ICML
+      2021; Yang et al., *Parallelizing Linear Transformers with the Delta Rule over
+      Sequence Length*, NeurIPS 2024.
+    """
+    x = prepare(
+        query,
+        key,
+        value,
+        log_decay=log_decay,
+        segment_ids=segment_ids,
+        initial_state=initial_state,
+    )
+    beta = gate("beta", beta, x.key.shape[:-1])
+    checks.at_least("chunk_size", chunk_size, 1)
+    checks.one_of("implementation", implementation, ("auto", "chunked", "recurrent"))
+    (scale,) = checks.floating(scale=scale)
+    like = (*x[:4], beta)
+    state = start_state("initial_state", initial_state, state_shape(x), x.dtype, like)
+    scale, beta = scale.astype(x.dtype), beta.astype(x.dtype)[..., None]
+    if implementation == "recurrent":
+        out, state = _recurrent(x, beta, state, scale, precision)
+    else:
+        size = min(chunk_size, x.key.shape[-3])
+        out, state = _chunked(x, beta, state, scale, size, precision)
+    out = out.astype(output_dtype(x))
+    return (out, state) if return_state else out
+
+
+def _chunked(
+    x: Inputs,
+    beta: jax.Array,
+    state: jax.Array,
+    scale: jax.Array,
+    size: int,
+    precision: PrecisionLike,
+) -> forms.Result:
+    @jax.checkpoint
+    def step(state: jax.Array, chunk: tuple) -> forms.Result:
+        query, key, value, decay = forms.heads_first(chunk[:4], x.dtype)
+        beta = jnp.swapaxes(chunk[4], -2, -3)
+        value = _corrections(key, value, beta, decay, state, precision)
+        out = forms.read_chunk(query * scale, key, value, decay, state, precision)
+        state = forms.next_state(state, key, value, decay, precision)
+        return state, jnp.swapaxes(out, -2, -3)
+
+    chunks = tuple(split_chunks(a, size, leading=True) for a in (*x[:4], beta))
+    state, out = jax.lax.scan(step, state, chunks)
+    return join_chunks(out, x.key.shape[-3], leading=True), state
+
+
+def _corrections(
+    key: jax.Array,
+    value: jax.Array,
+    beta: jax.Array,
+    log_decay: jax.Array | None,
+    state: jax.Array,
+    precision: PrecisionLike,
+) -> jax.Array:
+    """What each token writes: beta times the error of the memory before it."""
+    overlaps = beta * scores(key, key, log_decay, precision)
+    if log_decay is not None:
+        key = key * from_start(log_decay).astype(key.dtype)
+    errors = beta * (value - jnp.matmul(key, state, precision=precision))
+    # The solve reads neither the diagonal nor what lies above it.
+    return solve_triangular(overlaps, errors, lower=True, unit_diagonal=True)
+
+
+def _recurrent(
+    x: Inputs,
+    beta: jax.Array,
+    state: jax.Array,
+    scale: jax.Array,
+    precision: PrecisionLike,
+) -> forms.Result:
+    def step(state: jax.Array, row: tuple) -> forms.Result:
+        query, key, value = (a.astype(x.dtype) for a in row[:3])
+        decay, beta = row[3:]
+        if decay is not None:
+            state = jnp.exp(decay).astype(x.dtype)[..., None] * state
+        recalled = jnp.einsum("...k,...kv->...v", key, state, precision=precision)
+        error = beta * (value - recalled)
+        return forms.token(state, query * scale, key, error, None, precision)
+
+    rows = tuple(None if a is None else jnp.moveaxis(a, -3, 0) for a in (*x[:4], beta))
+    state, out = jax.lax.scan(step, state, rows)
+    return jnp.moveaxis(out, 0, -3), state
