@@ -145,8 +145,8 @@ def mesa_attention(
       >>> from jaxkit import ops
       >>> key = jnp.ones((3, 1, 1))
       >>> out = ops.mesa_attention(key, key, 6.0 * key, ridge=1.0)
-      >>> print(out[:, 0, 0].round(3))
-      [3.  4.  4.5]
+      >>> print([f"{x:.4f}" for x in out[:, 0, 0]])
+      ['3.0000', '4.0000', '4.5000']
 
     References:
       von Oswald et al., *Uncovering mesa-optimization algorithms in Transformers*,
