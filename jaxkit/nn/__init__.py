@@ -1,3 +1,5 @@
 """Flax NNX modules: thin wrappers around the pure functions."""
 
-__all__: list[str] = []
+from jaxkit.nn.mesa import CausalLinearAttention, LinearSelfAttention, MesaLayer
+
+__all__ = ["CausalLinearAttention", "LinearSelfAttention", "MesaLayer"]
