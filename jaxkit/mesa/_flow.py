@@ -64,9 +64,9 @@ def reduced_flow_solution(
 
     Every term is positive, so nothing cancels and nothing is divided by ``D``: one
     formula holds for balanced starts (``a0 = b0``), for the separatrix ``a0 = -b0``,
-    which ends in the saddle 0, and for the saddle itself, and its derivatives of all
-    orders are finite there. Away from the separatrix the product ``a b`` tends to
-    ``c2 / c1``. Starts closer to the separatrix than about 1e-15 (float32) or 1e-145
+    which ends in the saddle 0, and for the saddle itself, and its first and second
+    derivatives are finite there. Away from the separatrix the product ``a b`` tends
+    to ``c2 / c1``. Starts closer to the separatrix than about 1e-15 (float32) or 1e-145
     (float64), in units of ``sqrt(c2 / c1)``, are treated as lying on it.
 
     Args:

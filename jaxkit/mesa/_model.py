@@ -188,7 +188,8 @@ def lsa_predict(
       params: the parameters, real or complex.
       x: the sequences, real or complex, shape ``[..., T, dim]`` with ``T >= 3``.
       implementation: the form of :func:`jaxkit.ops.linear_attention`; they agree to
-        rounding. ``"auto"`` takes the one that was fastest here.
+        rounding. ``"auto"`` is ``"recurrent"`` up to ``dim = 2`` on CPU and
+        ``"parallel"`` otherwise, the fastest in measurements with a batch.
       precision: the precision of the matrix products. Accelerators may round float32
         products to fewer digits; exact flows want ``jax.lax.Precision.HIGHEST``.
 
@@ -221,7 +222,9 @@ def lsa_predict(
         query[..., None, :],
         embedding[..., None, :],
         value[..., None, :],
-        implementation=_choose(implementation),
+        implementation=_choose(implementation, x.shape[-1]),
+        # The state is 2d * d numbers: chunks much longer than 2d only add scores.
+        chunk_size=max(8, 2 * x.shape[-1]),
         precision=precision,
     )[..., 1:-1, 0, :]
     divisor = jnp.arange(1, x.shape[-2] - 1).astype(out.dtype)
@@ -308,5 +311,11 @@ def _project(
     return jnp.einsum("...i,oi->...o", tokens, matrix, precision=precision)
 
 
-def _choose(implementation: str) -> str:
-    return implementation
+def _choose(implementation: str, dim: int) -> str:
+    # Measured on CPU, value and gradient, complex64: with 1000 sequences of length
+    # 100 and dim 5 parallel takes 45 ms, recurrent 54, quadratic 141; with 3600 of
+    # length 5 and dim 2 parallel takes 4.2 ms, recurrent 1.2.
+    if implementation != "auto":
+        return implementation
+    tiny = dim <= 2 and jax.default_backend() == "cpu"
+    return "recurrent" if tiny else "parallel"
