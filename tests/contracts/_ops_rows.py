@@ -1,5 +1,7 @@
 """Contract rows of jaxkit.ops."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -125,7 +127,205 @@ ROWS = {
     ),
 }
 
+
+def _attention(
+    rng: np.random.Generator,
+    *,
+    beta: bool = False,
+    decay: tuple[int, ...] | None = None,
+) -> tuple[np.ndarray, ...]:
+    """Draws queries, keys and values of 7 tokens: two whole chunks of 3, and a rest."""
+    args = [
+        complex_normal(rng, 7, 2, 3),
+        complex_normal(rng, 7, 2, 3),
+        complex_normal(rng, 7, 2, 2),
+    ]
+    if beta:
+        args = [arg.real / 2 for arg in args] + [rng.uniform(0.1, 0.9, (7, 2))]
+    if decay is not None:
+        args.append(-rng.uniform(0.1, 1.0, (7, *decay)))
+    return tuple(args)
+
+
+def _flat(*shape: int, dtype: type = np.float32) -> np.ndarray:
+    return np.ones(shape, dtype)
+
+
+def _attention_bad(**more: Any) -> tuple[Bad, ...]:
+    """The refusals that the three attention functions share."""
+    q, k, v = _flat(4, 1, 3), _flat(4, 1, 3), _flat(4, 1, 2)
+    tail = more.pop("tail", ())
+    bad = lambda error, match, *args, **kwargs: Bad(
+        error=error, match=match, args=args or (q, k, v, *tail), kwargs=kwargs
+    )
+    return (
+        bad(ValueError, r"`query` and `key`|`key`.*shape", _flat(4, 1, 2), k, v, *tail),
+        bad(ValueError, r"`value`.*\(5, 1, 2\)|`value`", q, k, _flat(5, 1, 2), *tail),
+        bad(TypeError, r"`query`.*int32", _flat(4, 1, 3, dtype=np.int32), k, v, *tail),
+        bad(ValueError, r"`query`", _flat(3), _flat(3), _flat(2), *tail),
+        bad(ValueError, r"`chunk_size` must be at least 1, got 0", chunk_size=0),
+        bad(
+            TypeError,
+            r"`log_decay`.*complex64",
+            log_decay=np.ones((4, 1), np.complex64),
+        ),
+        bad(ValueError, r"`log_decay`.*\(3, 1\)", log_decay=_flat(3, 1)),
+    )
+
+
+_ZEROS = tuple(np.zeros((5, 1, size)) for size in (2, 2, 2))
+_HUGE = tuple(1e4 * np.ones((5, 1, size)) for size in (2, 2, 2))
+_FORGET = (*(np.ones((5, 1, size)) for size in (2, 2, 2)), np.full((5, 1), -1e4))
+
+ATTENTION_ROWS = {
+    "linear_attention": Contract(
+        function=ops.linear_attention,
+        samples=_attention,
+        kwargs={"chunk_size": 3},
+        hyper={"scale": (1.0, 0.5)},
+        differentiable=(0, 1, 2),
+        low=6e-2,
+        extremes=(_ZEROS, _HUGE),
+        bad=(
+            *_attention_bad(),
+            Bad(
+                error=ValueError,
+                match=r"`implementation` must be one of.*got 'fast'",
+                kwargs={"implementation": "fast"},
+            ),
+            Bad(
+                error=ValueError,
+                match=r"`normalize`.*got 'softmax'",
+                kwargs={"normalize": "softmax"},
+            ),
+            Bad(
+                error=ValueError,
+                match=r"`initial_state`.*\(2, 2, 2\)",
+                kwargs={"initial_state": _flat(2, 2, 2)},
+            ),
+            Bad(
+                error=TypeError,
+                match=r"`segment_ids`.*float32",
+                kwargs={"segment_ids": _flat(7)},
+            ),
+        ),
+    ),
+    "linear_attention:parallel, decayed by channel": Contract(
+        function=lambda q, k, v, g, **kw: ops.linear_attention(
+            q, k, v, log_decay=g, **kw
+        ),
+        samples=lambda rng: _attention(rng, decay=(2, 3)),
+        kwargs={"chunk_size": 3, "implementation": "parallel"},
+        differentiable=(0, 1, 2, 3),
+        low=6e-2,
+        bad=_attention_bad(tail=(_flat(4, 1) * 0,))[:4],
+    ),
+    "linear_attention:decayed, normalized by keys": Contract(
+        function=lambda q, k, v, g, **kw: ops.linear_attention(
+            ops.abs_squared(q), ops.abs_squared(k), v, log_decay=g, **kw
+        ),
+        samples=lambda rng: _attention(rng, decay=(2,)),
+        kwargs={"chunk_size": 3, "normalize": "key_sum"},
+        hyper={"eps": (1e-3, 1e-2)},
+        differentiable=(0, 1, 2, 3),
+        low=6e-2,
+        extremes=(_FORGET,),
+        bad=_attention_bad(tail=(_flat(4, 1) * 0,))[1:2],
+    ),
+    "linear_attention_step": Contract(
+        function=ops.linear_attention_step,
+        samples=lambda rng: (
+            complex_normal(rng, 2, 3, 2),
+            complex_normal(rng, 2, 3),
+            complex_normal(rng, 2, 3),
+            complex_normal(rng, 2, 2),
+        ),
+        hyper={"scale": (1.0, 0.5)},
+        differentiable=(0, 1, 2, 3),
+        low=6e-2,
+        bad=(
+            Bad(
+                error=ValueError,
+                match=r"`state`.*\(2, 2\)",
+                args=(_flat(2, 2), _flat(1, 3), _flat(1, 3), _flat(1, 2)),
+            ),
+        ),
+    ),
+    "delta_rule": Contract(
+        function=ops.delta_rule,
+        samples=lambda rng: _attention(rng, beta=True),
+        kwargs={"chunk_size": 3},
+        hyper={"scale": (1.0, 0.5)},
+        differentiable=(0, 1, 2, 3),
+        low=6e-2,
+        extremes=((*_ZEROS, np.zeros((5, 1))),),
+        bad=(
+            *_attention_bad(tail=(_flat(4, 1),)),
+            Bad(
+                error=TypeError,
+                match=r"`beta`.*complex64",
+                args=(*(_flat(4, 1, 2),) * 3, np.ones((4, 1), np.complex64)),
+            ),
+            Bad(
+                error=ValueError,
+                match=r"`beta`.*\(3, 1\)",
+                args=(*(_flat(4, 1, 2),) * 3, _flat(3, 1)),
+            ),
+        ),
+    ),
+    **{
+        f"mesa_attention:{solver}": Contract(
+            function=lambda q, k, v, ridge, **kw: ops.mesa_attention(
+                q, k, v, ridge=ridge, **kw
+            ),
+            samples=lambda rng: (*_attention(rng), rng.uniform(1.0, 2.0, (2, 3))),
+            kwargs={"chunk_size": 3, "solver": solver},
+            hyper={"scale": (1.0, 0.5)},
+            differentiable=(0, 1, 2, 3),
+            low=6e-2,
+            extremes=((*_ZEROS, np.full((1, 2), 1e-6)),),
+            bad=(
+                Bad(
+                    error=ValueError,
+                    match=r"`solver` must be one of.*got 'qr'",
+                    kwargs={"solver": "qr"},
+                ),
+                Bad(
+                    error=ValueError,
+                    match=r"`ridge`.*\(5,\)",
+                    args=(*(_flat(4, 1, 2),) * 3, _flat(5)),
+                ),
+            ),
+        )
+        for solver in ("solve", "cg")
+    },
+    "mesa_attention": Contract(
+        function=ops.mesa_attention,
+        samples=_attention,
+        kwargs={"chunk_size": 3},
+        hyper={"ridge": (1.0, 2.0), "scale": (1.0, 0.5)},
+        differentiable=(0, 1, 2),
+        low=6e-2,
+        bad=(
+            *_attention_bad(),
+            Bad(
+                error=ValueError,
+                match=r"`log_decay` needs `solver='solve'`",
+                kwargs={"log_decay": -_flat(7, 2)},
+            ),
+            Bad(
+                error=ValueError,
+                match=r"`num_steps` must be at least 1, got 0",
+                kwargs={"solver": "cg", "num_steps": 0},
+            ),
+        ),
+    ),
+}
+
+ROWS |= ATTENTION_ROWS
+
 ELSEWHERE = {
+    "MesaState": "a container: tests/ops/test_mesa_attention.py",
     "data_mesh": "makes a mesh, not an array: tests/ops/test_sharding.py",
     "integrate": "takes a callable: tests/ops/test_ode.py",
     "match_varying": "acts only inside shard_map: tests/ops/test_sharding.py",
