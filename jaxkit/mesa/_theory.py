@@ -123,7 +123,7 @@ def limit_product(moments: Moments, *, length: int | None) -> jax.Array:
         checks.at_least("length", length, 3)
     ensure_positive(**{"moments.k2": moments.k2})
     numerator, denominator = _limit_fraction(moments, length=length)
-    ensure_positive(**{"c1 of `moments`": denominator})
+    ensure_positive(**{"moments: c1 / (T - 2)": denominator})
     return numerator / denominator
 
 
