@@ -110,9 +110,9 @@ def _show(value: Any) -> str:
 
 
 def console() -> Console:
-    """Returns a console on the present standard output, at least 100 columns wide."""
+    """Returns a console on the present standard output, wide where it is a file."""
     screen = Console()
-    return screen if screen.is_terminal else Console(width=max(screen.width, 120))
+    return screen if screen.is_terminal else Console(width=max(screen.width, 132))
 
 
 def print_table(
