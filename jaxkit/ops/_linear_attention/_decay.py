@@ -5,6 +5,8 @@ channel).  Every exponent below is a sum of log-decays, never a difference of tw
 such sums: nothing overflows and nothing cancels, also next to a decay of -1e4.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,7 @@ __all__ = ["FORGET", "combine_resets", "from_start", "scores", "to_end"]
 FORGET = -1e4
 """A log-decay whose exponential is exactly 0 in float32 and in float64."""
 
+_LEAF = 64
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
@@ -79,45 +82,82 @@ def _products(query: jax.Array, key: jax.Array, precision: PrecisionLike) -> jax
 
 
 def _pair_decay(log_decay: jax.Array) -> jax.Array:
-    # A sum over r of [s < r <= t] g_r as a product of matrices.
-    causal = np.tri(log_decay.shape[-1], dtype=bool)
-    rows = jnp.where(causal, log_decay[..., None, :], 0)
-    later = jnp.asarray(np.tri(log_decay.shape[-1], k=-1), log_decay.dtype)
+    """``D_ts = exp(g_{s+1} + ... + g_t)`` for ``s <= t``, else 0; ``[..., C, C]``."""
+    size = log_decay.shape[-1]
+    leaf = min(size, _LEAF)
+    blocks = _pad(log_decay[..., None], _doublings(size, leaf) * leaf)
+    blocks = blocks.reshape(*log_decay.shape[:-1], -1, leaf)
+    causal = np.tri(leaf, dtype=bool)
+    # The sum over r of [s < r <= t] g_r, as a product of matrices.
+    rows = jnp.where(causal, blocks[..., None, :], 0)
+    later = jnp.asarray(np.tri(leaf, k=-1), log_decay.dtype)
     exponent = jnp.einsum("...tr,rs->...ts", rows, later, precision=_HIGHEST)
-    return jnp.exp(jnp.where(causal, exponent, -jnp.inf))
+    out = jnp.exp(jnp.where(causal, exponent, -jnp.inf))
+    if leaf == size:
+        return out[..., 0, :, :]
+    before, after = jnp.cumsum(blocks, axis=-1), exponent[..., -1, :]
+
+    def cross(before: jax.Array, after: jax.Array) -> jax.Array:
+        return jnp.exp(before + jnp.swapaxes(after, -1, -2))
+
+    return _double(out, before[..., None], after[..., None], cross)[..., :size, :size]
 
 
 def _channel_scores(
     query: jax.Array, key: jax.Array, log_decay: jax.Array, precision: PrecisionLike
 ) -> jax.Array:
-    # Blocks double in size: at each level the queries of the right half of a block
-    # meet the keys of its left half by way of the boundary between the two.
     size = query.shape[-2]
-    padding = (1 << (size - 1).bit_length()) - size
-    pad = [(0, 0)] * (query.ndim - 2) + [(0, padding), (0, 0)]
+    padded = _doublings(size, 1)
     query, key, before = (
-        jnp.pad(x, pad)[..., :, None, :] for x in (query, key, log_decay)
+        _pad(x, padded)[..., :, None, :] for x in (query, key, log_decay)
     )
-    after = jnp.zeros_like(before)
-    out = _products(query, key, precision)
-    while out.shape[-1] < size:
-        (left, right), (_, q), (k, _) = _halves(out), _halves(query), _halves(key)
-        (b_left, b_right), (a_left, a_right) = _halves(before), _halves(after)
-        cross = _products(
-            q * jnp.exp(b_right).astype(q.dtype),
-            k * jnp.exp(a_left).astype(k.dtype),
+
+    def cross(before: jax.Array, after: jax.Array) -> jax.Array:
+        shape = (*query.shape[:-3], -1, before.shape[-2], query.shape[-1])
+        right = query.reshape(shape)[..., 1::2, :, :]
+        left = key.reshape(shape)[..., 0::2, :, :]
+        return _products(
+            right * jnp.exp(before).astype(right.dtype),
+            left * jnp.exp(after).astype(left.dtype),
             precision,
         )
+
+    out = _products(query, key, precision)
+    out = _double(out, before, jnp.zeros_like(before), cross)
+    return out[..., :size, :size]
+
+
+def _double(
+    out: jax.Array,
+    before: jax.Array,
+    after: jax.Array,
+    cross: Callable[[jax.Array, jax.Array], jax.Array],
+) -> jax.Array:
+    """Joins diagonal blocks ``[..., N, h, h]`` pairwise until one is left.
+
+    The right half of each pair meets its left half by way of the boundary between
+    them: ``before`` sums the log-decays from the start of a block to each of its
+    positions, ``after`` those from each position to the end, ``[..., N, h, F]``.
+    """
+    while out.shape[-3] > 1:
+        (left, right), (b_left, b_right) = _halves(out), _halves(before)
+        a_left, a_right = _halves(after)
         top = jnp.concatenate([left, jnp.zeros_like(left)], -1)
-        bottom = jnp.concatenate([cross, right], -1)
+        bottom = jnp.concatenate([cross(b_right, a_left), right], -1)
         out = jnp.concatenate([top, bottom], -2)
         after = jnp.concatenate([a_left + b_right[..., -1:, :], a_right], -2)
         before = jnp.concatenate([b_left, b_right + b_left[..., -1:, :]], -2)
-        query, key = (
-            x.reshape(*x.shape[:-3], -1, 2 * x.shape[-2], x.shape[-1])
-            for x in (query, key)
-        )
-    return out[..., 0, :size, :size]
+    return out[..., 0, :, :]
+
+
+def _doublings(size: int, leaf: int) -> int:
+    """The least power of two of leaves that hold ``size`` positions."""
+    return 1 << (-(-size // leaf) - 1).bit_length()
+
+
+def _pad(array: jax.Array, size: int) -> jax.Array:
+    widths = [(0, 0)] * (array.ndim - 2) + [(0, size - array.shape[-2]), (0, 0)]
+    return jnp.pad(array, widths)
 
 
 def _halves(blocks: jax.Array) -> tuple[jax.Array, jax.Array]:

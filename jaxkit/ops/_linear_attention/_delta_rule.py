@@ -9,7 +9,7 @@ from jax.scipy.linalg import solve_triangular
 from jaxkit._core import checks
 from jaxkit._core.jit import jit
 from jaxkit.ops._linear_attention import _forms as forms
-from jaxkit.ops._linear_attention._chunks import join_chunks, split_chunks
+from jaxkit.ops._linear_attention._chunks import Layout
 from jaxkit.ops._linear_attention._decay import from_start, scores
 from jaxkit.ops._linear_attention._inputs import (
     Inputs,
@@ -156,18 +156,21 @@ def _chunked(
     size: int,
     precision: PrecisionLike,
 ) -> forms.Result:
-    @jax.checkpoint
-    def step(state: jax.Array, chunk: tuple) -> forms.Result:
-        query, key, value, decay = forms.heads_first(chunk[:4], x.dtype)
-        beta = jnp.swapaxes(chunk[4], -2, -3)
-        value = _corrections(key, value, beta, decay, state, precision)
-        out = forms.read_chunk(query * scale, key, value, decay, state, precision)
-        state = forms.next_state(state, key, value, decay, precision)
-        return state, jnp.swapaxes(out, -2, -3)
+    layout = Layout.of(x.key, size, 1)
 
-    chunks = tuple(split_chunks(a, size, leading=True) for a in (*x[:4], beta))
-    state, out = jax.lax.scan(step, state, chunks)
-    return join_chunks(out, x.key.shape[-3], leading=True), state
+    @jax.checkpoint
+    def step(state: jax.Array, row: tuple) -> forms.Result:
+        row = jax.tree.map(lambda a: layout.chunks(a)[..., 0, :, :], row)
+        query, key, value, decay = forms.upcast(row[:4], x.dtype)
+        value = _corrections(key, value, row[4], decay, state, precision)
+        chunk = (query * scale, key, value, decay)
+        out = forms.read_chunks(chunk, state, precision)
+        state = forms.next_state(state, key, value, decay, precision)
+        return state, layout.unchunk(out[..., None, :, :])
+
+    rows = jax.tree.map(layout.split, (*x[:4], beta))
+    state, out = jax.lax.scan(step, state, rows)
+    return layout.join(out), state
 
 
 def _corrections(
@@ -195,14 +198,14 @@ def _recurrent(
     precision: PrecisionLike,
 ) -> forms.Result:
     def step(state: jax.Array, row: tuple) -> forms.Result:
-        query, key, value = (a.astype(x.dtype) for a in row[:3])
-        decay, beta = row[3:]
+        query, key, value, decay = forms.upcast(row[:4], x.dtype)
+        beta = row[4]
         if decay is not None:
             state = jnp.exp(decay).astype(x.dtype)[..., None] * state
         recalled = jnp.einsum("...k,...kv->...v", key, state, precision=precision)
         error = beta * (value - recalled)
         return forms.token(state, query * scale, key, error, None, precision)
 
-    rows = tuple(None if a is None else jnp.moveaxis(a, -3, 0) for a in (*x[:4], beta))
+    rows = jax.tree.map(lambda a: jnp.moveaxis(a, -3, 0), (*x[:4], beta))
     state, out = jax.lax.scan(step, state, rows)
     return jnp.moveaxis(out, 0, -3), state

@@ -5,62 +5,74 @@ multiplies the queries, and return the outputs in the accumulation dtype togethe
 with the state after the last token.
 """
 
+import math
 from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from jaxkit.ops._linear_attention._chunks import join_chunks, split_chunks
+from jaxkit.ops._linear_attention._chunks import Layout
 from jaxkit.ops._linear_attention._decay import bounded, from_start, scores, to_end
 from jaxkit.ops._linear_attention._inputs import Inputs
 from jaxkit.typing import PrecisionLike
 
 __all__ = [
+    "Chunks",
+    "Result",
     "associative",
     "chunked",
-    "heads_first",
     "next_state",
     "parallel",
     "quadratic",
-    "read_chunk",
+    "read_chunks",
     "recurrent",
     "token",
+    "upcast",
 ]
 
 Result: TypeAlias = tuple[jax.Array, jax.Array]
+Chunks: TypeAlias = tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]
+
+_BATCHED_PRODUCTS = 8
+_UNROLLED = 8
 
 
-def read_chunk(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    log_decay: jax.Array | None,
-    state: jax.Array,
-    precision: PrecisionLike,
+def attend_chunks(chunks: Chunks, state: jax.Array, precision: PrecisionLike) -> Result:
+    """Outputs ``[..., n, C, V]`` of consecutive chunks and the state after them."""
+    _, key, value, decay = chunks
+    added = write_chunks(key, value, decay, precision)
+    factors = None if decay is None else chunk_decay(decay, added.dtype)
+    before, state = _exclusive_scan(added, factors, state)
+    return read_chunks(chunks, before, precision), state
+
+
+def read_chunks(
+    chunks: Chunks, before: jax.Array, precision: PrecisionLike
 ) -> jax.Array:
-    """Outputs of a chunk ``[..., H, C, V]`` given the state before it."""
+    """Outputs of chunks given the state before each of them."""
+    query, key, value, decay = chunks
     inside = jnp.matmul(
-        scores(query, key, log_decay, precision), value, precision=precision
+        scores(query, key, decay, precision), value, precision=precision
     )
-    if log_decay is not None:
-        query = query * from_start(log_decay).astype(query.dtype)
-    return jnp.matmul(query, state, precision=precision) + inside
+    if decay is not None:
+        query = query * from_start(decay).astype(query.dtype)
+    return jnp.matmul(query, before, precision=precision) + inside
 
 
-def write_chunk(
+def write_chunks(
     key: jax.Array,
     value: jax.Array,
     log_decay: jax.Array | None,
     precision: PrecisionLike,
 ) -> jax.Array:
-    """What a chunk adds to the state, shape ``[..., H, K, V]``."""
+    """What each chunk adds to the state, shape ``[..., K, V]``."""
     if log_decay is not None:
         key = key * to_end(log_decay).astype(key.dtype)
     return jnp.einsum("...ck,...cv->...kv", key.conj(), value, precision=precision)
 
 
 def chunk_decay(log_decay: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """Factor of the state over a chunk, shape ``[..., H, 1 or K, 1]``."""
+    """Factor of the state over each chunk, shape ``[..., 1 or K, 1]``."""
     return jnp.exp(jnp.sum(bounded(log_decay), axis=-2)).astype(dtype)[..., None]
 
 
@@ -71,41 +83,40 @@ def next_state(
     log_decay: jax.Array | None,
     precision: PrecisionLike,
 ) -> jax.Array:
-    """The state after a chunk."""
+    """The state after one chunk."""
     if log_decay is not None:
         state = chunk_decay(log_decay, state.dtype) * state
-    return state + write_chunk(key, value, log_decay, precision)
+    return state + write_chunks(key, value, log_decay, precision)
 
 
 def chunked(
     x: Inputs, state: jax.Array, scale: jax.Array, size: int, precision: PrecisionLike
 ) -> Result:
-    """Scans over chunks; inside a chunk, matrix products."""
+    """Scans over groups of chunks and recomputes each group in reverse."""
+    *lead, _, heads, _ = x.key.shape
+    # One product of a chunk is too small to keep a core busy.
+    num_chunks = max(1, _BATCHED_PRODUCTS // max(1, math.prod(lead) * heads))
+    layout = Layout.of(x.key, size, num_chunks)
 
     @jax.checkpoint
-    def step(state: jax.Array, chunk: tuple) -> Result:
-        query, key, value, decay = heads_first(chunk, x.dtype)
-        out = read_chunk(query * scale, key, value, decay, state, precision)
-        state = next_state(state, key, value, decay, precision)
-        return state, jnp.swapaxes(out, -2, -3)
+    def step(state: jax.Array, row: tuple) -> Result:
+        query, *rest = upcast(jax.tree.map(layout.chunks, row), x.dtype)
+        out, state = attend_chunks((query * scale, *rest), state, precision)
+        return state, layout.unchunk(out)
 
-    chunks = tuple(split_chunks(a, size, leading=True) for a in x[:4])
-    state, out = jax.lax.scan(step, state, chunks)
-    return join_chunks(out, x.query.shape[-3], leading=True), state
+    state, out = jax.lax.scan(step, state, jax.tree.map(layout.split, x[:4]))
+    return layout.join(out), state
 
 
 def parallel(
     x: Inputs, state: jax.Array, scale: jax.Array, size: int, precision: PrecisionLike
 ) -> Result:
     """All chunks at once; only the states before them need a scan."""
-    chunks = tuple(split_chunks(a, size, leading=False) for a in x[:4])
-    query, key, value, decay = heads_first(chunks, x.dtype)
-    updates = write_chunk(key, value, decay, precision)
-    factors = None if decay is None else chunk_decay(decay, x.dtype)
-    before, last = _exclusive_scan(updates, factors, state)
-    out = read_chunk(query * scale, key, value, decay, before, precision)
-    out = join_chunks(jnp.swapaxes(out, -2, -3), x.query.shape[-3], leading=False)
-    return out, last
+    layout = Layout.of(x.key, size)
+    row = jax.tree.map(lambda a: layout.split(a)[0], x[:4])
+    query, *rest = upcast(jax.tree.map(layout.chunks, row), x.dtype)
+    out, state = attend_chunks((query * scale, *rest), state, precision)
+    return layout.join(layout.unchunk(out)[None]), state
 
 
 def recurrent(
@@ -114,12 +125,11 @@ def recurrent(
     """One token after the other, all sequences of the batch in each step."""
 
     def step(state: jax.Array, row: tuple) -> Result:
-        *rest, decay = row
-        query, key, value = (a.astype(x.dtype) for a in rest)
+        query, key, value, decay = upcast(row, x.dtype)
         state, out = token(state, query * scale, key, value, decay, precision)
         return state, out
 
-    rows = tuple(None if a is None else jnp.moveaxis(a, -3, 0) for a in x[:4])
+    rows = jax.tree.map(lambda a: jnp.moveaxis(a, -3, 0), x[:4])
     state, out = jax.lax.scan(step, state, rows)
     return jnp.moveaxis(out, 0, -3), state
 
@@ -143,11 +153,10 @@ def associative(
     x: Inputs, state: jax.Array, scale: jax.Array, precision: PrecisionLike
 ) -> Result:
     """An associative scan over tokens; keeps a state for each of them."""
-    query, key, value = (a.astype(x.dtype) for a in x[:3])
-    decay = x.log_decay
+    query, key, value, decay = upcast(x[:4], x.dtype)
     updates = key.conj()[..., :, None] * value[..., None, :]
     factors = None if decay is None else jnp.exp(decay).astype(x.dtype)[..., None]
-    states = _inclusive_scan(updates, factors, state)
+    states = _inclusive_scan(updates, factors, state, axis=-4)
     out = jnp.einsum("...k,...kv->...v", query * scale, states, precision=precision)
     return out, states[..., -1, :, :, :]
 
@@ -156,15 +165,16 @@ def quadratic(
     x: Inputs, state: jax.Array, scale: jax.Array, precision: PrecisionLike
 ) -> Result:
     """Masked products of all pairs of tokens, then one product with the values."""
-    query, key, value, decay = heads_first(x[:4], x.dtype)
+    layout = Layout.of(x.key, x.key.shape[-3])
+    row = jax.tree.map(lambda a: layout.chunks(layout.split(a)[0])[..., 0, :, :], x[:4])
+    query, key, value, decay = upcast(row, x.dtype)
     query = query * scale
-    attention = _pairs(query, key, decay, precision)
-    out = jnp.matmul(attention, value, precision=precision)
+    out = jnp.matmul(_pairs(query, key, decay, precision), value, precision=precision)
     if decay is not None:
         query = query * from_start(decay).astype(query.dtype)
     out = out + jnp.matmul(query, state, precision=precision)
     state = next_state(state, key, value, decay, precision)
-    return jnp.swapaxes(out, -2, -3), state
+    return layout.join(layout.unchunk(out[..., None, :, :])[None]), state
 
 
 def _pairs(
@@ -186,32 +196,41 @@ def _pairs(
     return jax.lax.scan(add_channel, start, channels)[0]
 
 
-def heads_first(chunk: tuple, dtype: jnp.dtype) -> tuple:
-    """Upcasts a chunk and puts heads before positions, as batched products want."""
-    query, key, value, decay = chunk
-    heads = lambda a: jnp.swapaxes(a, -2, -3)
-    decay = None if decay is None else heads(decay)
-    return (*(heads(a).astype(dtype) for a in (query, key, value)), decay)
+def upcast(chunks: tuple, dtype: jnp.dtype) -> tuple:
+    """Casts query, key and value to the accumulation dtype."""
+    query, key, value, decay = chunks
+    return (*(a.astype(dtype) for a in (query, key, value)), decay)
 
 
 def _exclusive_scan(
-    updates: jax.Array, factors: jax.Array | None, state: jax.Array
+    added: jax.Array, factors: jax.Array | None, state: jax.Array
 ) -> Result:
-    states = _inclusive_scan(updates, factors, state)
-    before = jnp.concatenate([state[..., None, :, :, :], states[..., :-1, :, :, :]], -4)
-    return before, states[..., -1, :, :, :]
+    """States before each of ``n`` consecutive updates ``[..., n, K, V]``, and last."""
+    count = added.shape[-3]
+    if count <= _UNROLLED:
+        states = [state]
+        for i in range(count):
+            old = states[-1]
+            if factors is not None:
+                old = factors[..., i, :, :] * old
+            states.append(old + added[..., i, :, :])
+        return jnp.stack(states[:-1], axis=-3), states[-1]
+    states = _inclusive_scan(added, factors, state, axis=-3)
+    before = jnp.concatenate([state[..., None, :, :], states[..., :-1, :, :]], -3)
+    return before, states[..., -1, :, :]
 
 
 def _inclusive_scan(
-    updates: jax.Array, factors: jax.Array | None, state: jax.Array
+    added: jax.Array, factors: jax.Array | None, state: jax.Array, *, axis: int
 ) -> jax.Array:
+    state = jnp.expand_dims(state, axis)
     if factors is None:
-        return state[..., None, :, :, :] + jnp.cumsum(updates, axis=-4)
+        return state + jnp.cumsum(added, axis=axis)
 
     def combine(first: Result, second: Result) -> Result:
         return first[0] * second[0], second[0] * first[1] + second[1]
 
     decays, sums = jax.lax.associative_scan(
-        combine, (factors, updates), axis=updates.ndim - 4
+        combine, (factors, added), axis=added.ndim + axis
     )
-    return decays * state[..., None, :, :, :] + sums
+    return decays * state + sums

@@ -1,20 +1,15 @@
 """The mesa layer: each token reads the ridge regression of all tokens so far."""
 
-from collections.abc import Callable
 from typing import Literal, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.scipy.linalg import solve_triangular
 
 from jaxkit._core import checks
 from jaxkit._core.dtypes import accumulation_dtype
 from jaxkit._core.jit import jit
-from jaxkit.ops._linalg import cholesky_solve
 from jaxkit.ops._linear_attention._attention import linear_attention
-from jaxkit.ops._linear_attention._chunks import join_chunks, split_chunks
-from jaxkit.ops._linear_attention._forms import heads_first, next_state
+from jaxkit.ops._linear_attention._forms import next_state
 from jaxkit.ops._linear_attention._inputs import (
     Inputs,
     gate,
@@ -23,13 +18,10 @@ from jaxkit.ops._linear_attention._inputs import (
     start_state,
     state_shape,
 )
-from jaxkit.ops._masking import safe_divide
-from jaxkit.ops._numerics import abs_squared
+from jaxkit.ops._linear_attention._mesa_solvers import SOLVERS, Problem
 from jaxkit.typing import ArrayLike, PrecisionLike
 
 __all__ = ["MesaState", "mesa_attention"]
-
-_HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class MesaState(NamedTuple):
@@ -154,7 +146,7 @@ def mesa_attention(
       Test-Time Training*, 2025.
     """
     x = prepare(query, key, value, log_decay=log_decay)
-    checks.one_of("solver", solver, tuple(_SOLVERS))
+    checks.one_of("solver", solver, tuple(SOLVERS))
     checks.at_least("chunk_size", chunk_size, 1)
     checks.at_least("num_steps", num_steps, 1)
     _check_decay(x, solver)
@@ -170,7 +162,7 @@ def mesa_attention(
         weights = gate("beta", beta, x.key.shape[:-1])[..., None].astype(x.dtype)
     problem = Problem(x, weights, ridge, start.key_gram)
     size = min(chunk_size, x.key.shape[-3])
-    coefficients = _SOLVERS[solver](problem, size, num_steps)
+    coefficients = SOLVERS[solver](problem, size, num_steps)
     out, key_value = linear_attention(
         coefficients,
         x.key,
@@ -186,15 +178,6 @@ def mesa_attention(
     if not return_state:
         return out
     return out, MesaState(_last_gram(problem), key_value)
-
-
-class Problem(NamedTuple):
-    """Checked arrays in the accumulation dtype, and the Gram matrix at the start."""
-
-    x: Inputs
-    weights: jax.Array
-    ridge: jax.Array
-    key_gram: jax.Array
 
 
 def _check_decay(x: Inputs, solver: str) -> None:
@@ -234,155 +217,11 @@ def _start(x: Inputs, state: MesaState | None) -> tuple[Inputs, MesaState]:
     return Inputs(query, key, value, x.log_decay, dtype), start
 
 
-def _adjoint(matrix: jax.Array) -> jax.Array:
-    return jnp.swapaxes(matrix, -1, -2).conj()
-
-
-def _add_ridge(gram: jax.Array, ridge: jax.Array) -> jax.Array:
-    diagonal = np.eye(ridge.shape[-1], dtype=bool)
-    return gram + jnp.where(diagonal, ridge[..., None], jnp.zeros((), ridge.dtype))
-
-
-def _outer(weight: jax.Array, key: jax.Array) -> jax.Array:
-    return (weight * key)[..., :, None] * key.conj()[..., None, :]
-
-
-def _scan_tokens(
-    step: Callable[[jax.Array, tuple], tuple[jax.Array, jax.Array]],
-    state: jax.Array,
-    chunk: tuple[jax.Array | None, ...],
-) -> tuple[jax.Array, jax.Array]:
-    rows = tuple(None if a is None else jnp.moveaxis(a, -3, 0) for a in chunk)
-    return jax.lax.scan(step, state, rows)
-
-
-def _by_recursion(problem: Problem, size: int, num_steps: int) -> jax.Array:
-    """Updates a square root ``F`` of the inverse: ``F F* = (H + ridge)^-1``.
-
-    This is the Sherman-Morrison formula for ``F``. The inverse stays Hermitian and
-    positive by construction, and float32 loses half the digits it would lose on the
-    inverse itself.
-    """
-    del num_steps
-    x = problem.x
-
-    def step(root: jax.Array, row: tuple) -> tuple[jax.Array, jax.Array]:
-        query, key, weight = row
-        direction = _apply(_adjoint(root), key)
-        length = weight.real * jnp.sum(abs_squared(direction), -1, keepdims=True)
-        norm = jnp.sqrt(1 + length).astype(x.dtype)
-        gain = weight / (norm * (1 + norm)) * _apply(root, direction)
-        root = root - gain[..., :, None] * direction.conj()[..., None, :]
-        return root, _apply(root, _apply(_adjoint(root), query))
-
-    @jax.checkpoint
-    def chunk_step(root: jax.Array, chunk: tuple) -> tuple[jax.Array, jax.Array]:
-        root, out = _scan_tokens(step, root, chunk)
-        return root, jnp.moveaxis(out, 0, -3)
-
-    arrays = (x.query, x.key, problem.weights)
-    chunks = tuple(split_chunks(a, size, leading=True) for a in arrays)
-    _, out = jax.lax.scan(chunk_step, _inverse_root(problem), chunks)
-    return join_chunks(out, x.key.shape[-3], leading=True)
-
-
-def _inverse_root(problem: Problem) -> jax.Array:
-    factor = jnp.linalg.cholesky(
-        _add_ridge(problem.key_gram, problem.ridge), symmetrize_input=False
-    )
-    identity = jnp.broadcast_to(
-        jnp.eye(factor.shape[-1], dtype=factor.dtype), factor.shape
-    )
-    return solve_triangular(factor, identity, trans="C", lower=True)
-
-
-def _by_factorization(problem: Problem, size: int, num_steps: int) -> jax.Array:
-    """Solves with the Cholesky factor of ``H_t + ridge`` for every token."""
-    del num_steps
-    x = problem.x
-
-    def step(gram: jax.Array, row: tuple) -> tuple[jax.Array, jax.Array]:
-        key, weight, decay = row
-        if decay is not None:
-            gram = jnp.exp(decay).astype(x.dtype)[..., None] * gram
-        gram = gram + _outer(weight, key)
-        return gram, gram
-
-    @jax.checkpoint
-    def chunk_step(gram: jax.Array, chunk: tuple) -> tuple[jax.Array, jax.Array]:
-        query, *rest = chunk
-        gram, grams = _scan_tokens(step, gram, tuple(rest))
-        systems = _add_ridge(grams, problem.ridge[None])
-        rhs = jnp.moveaxis(query, -3, 0)[..., None]
-        return gram, jnp.moveaxis(cholesky_solve(systems, rhs)[..., 0], 0, -3)
-
-    arrays = (x.query, x.key, problem.weights, x.log_decay)
-    chunks = tuple(split_chunks(a, size, leading=True) for a in arrays)
-    _, out = jax.lax.scan(chunk_step, problem.key_gram, chunks)
-    return join_chunks(out, x.key.shape[-3], leading=True)
-
-
-def _by_conjugate_gradients(problem: Problem, size: int, num_steps: int) -> jax.Array:
-    """Conjugate gradients for all tokens at once, by causal linear attention."""
-    x = problem.x
-    decay = None if x.log_decay is None else x.log_decay[..., 0]
-
-    def multiply(vector: jax.Array) -> jax.Array:
-        product = linear_attention(
-            vector,
-            x.key,
-            problem.weights * x.key,
-            log_decay=decay,
-            initial_state=problem.key_gram.conj(),
-            chunk_size=size,
-            precision=_HIGHEST,
-        )
-        return product + problem.ridge[..., None, :, :] * vector
-
-    def solve(multiply: Callable, rhs: jax.Array) -> jax.Array:
-        def step(carry: tuple, _: None) -> tuple[tuple, None]:
-            solution, residual, direction, energy = carry
-            image = multiply(direction)
-            curvature = jnp.sum(direction.conj() * image, -1, keepdims=True).real
-            # Once the residual is exactly 0 both steps are 0 / 0: stay.
-            step_size = safe_divide(energy, curvature).astype(x.dtype)
-            solution = solution + step_size * direction
-            residual = residual - step_size * image
-            new_energy = jnp.sum(abs_squared(residual), -1, keepdims=True)
-            momentum = safe_divide(new_energy, energy).astype(x.dtype)
-            return (
-                solution,
-                residual,
-                residual + momentum * direction,
-                new_energy,
-            ), None
-
-        energy = jnp.sum(abs_squared(rhs), -1, keepdims=True)
-        carry = (jnp.zeros_like(rhs), rhs, rhs, energy)
-        return jax.lax.scan(step, carry, None, length=num_steps)[0][0]
-
-    def transpose_solve(multiply: Callable, rhs: jax.Array) -> jax.Array:
-        return solve(multiply, rhs)
-
-    return jax.lax.custom_linear_solve(multiply, x.query, solve, transpose_solve)
-
-
-def _apply(matrix: jax.Array, vector: jax.Array) -> jax.Array:
-    return jnp.einsum("...ab,...b->...a", matrix, vector, precision=_HIGHEST)
-
-
 def _last_gram(problem: Problem) -> jax.Array:
+    # Linear attention keeps the conjugate of H, as it conjugates its key.
     x = problem.x
-    key, weighted, _, decay = heads_first(
-        (x.key, problem.weights * x.key, x.value, x.log_decay), x.dtype
-    )
-    gram = problem.key_gram.conj()
-    gram = next_state(gram, key, weighted, decay, _HIGHEST).conj()
-    return (gram + _adjoint(gram)) / 2
-
-
-_SOLVERS = {
-    "rls": _by_recursion,
-    "solve": _by_factorization,
-    "cg": _by_conjugate_gradients,
-}
+    key, weighted = (jnp.swapaxes(a, -2, -3) for a in (x.key, problem.weights * x.key))
+    decay = None if x.log_decay is None else jnp.swapaxes(x.log_decay, -2, -3)
+    old = problem.key_gram.conj()
+    gram = next_state(old, key, weighted, decay, jax.lax.Precision.HIGHEST).conj()
+    return (gram + jnp.swapaxes(gram, -1, -2).conj()) / 2
