@@ -273,14 +273,13 @@ def few_shot_optimal_loss(
       In-Context*, 2023, theorem 4.2.
     """
     covariance, (noise,) = covariance_arrays(covariance, noise_variance=noise_variance)
-    gamma = few_shot_gamma(
-        covariance, num_examples=num_examples, noise_variance=noise
-    ).astype(covariance.dtype)
-    # Gamma - Lambda is explicit, so that the difference of traces, small when there
-    # are many examples, is not left to cancellation.
-    excess = gamma - covariance
-    solved = cholesky_solve(gamma, excess)
-    return jnp.sum(covariance * solved.T)
+    checks.at_least("num_examples", num_examples, 1)
+    identity = jnp.eye(covariance.shape[-1], dtype=covariance.dtype)
+    # tr(Lambda Gamma^-1 (Gamma - Lambda)): with many examples the two traces of the
+    # definition cancel, and so would the last difference if it were not written out.
+    excess = covariance + (jnp.trace(covariance) + noise) * identity
+    solved = cholesky_solve(covariance + excess / num_examples, excess)
+    return jnp.sum(covariance * solved.T) / num_examples
 
 
 @jit(static_argnames=("dim", "num_examples"))

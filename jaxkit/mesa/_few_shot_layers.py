@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxkit._core import checks
+from jaxkit._core.dtypes import accumulation_dtype
 from jaxkit._core.jit import jit
 from jaxkit.mesa._few_shot_inputs import (
-    covariance_arrays,
     few_shot_arrays,
     few_shot_prompt,
     preconditioner_array,
@@ -56,7 +56,10 @@ def few_shot_lsa_params(gamma: ArrayLike) -> tuple[jax.Array, jax.Array]:
       Zhang, Frei and Bartlett, *Trained Transformers Learn Linear Models
       In-Context*, 2023, theorem 4.1.
     """
-    gamma, _ = covariance_arrays(gamma)
+    (gamma,) = checks.floating(gamma=gamma)
+    if gamma.ndim != 2 or gamma.shape[0] != gamma.shape[1]:
+        raise ValueError(f"`gamma` must have shape (dim, dim), got {gamma.shape}.")
+    gamma = gamma.astype(accumulation_dtype(gamma))
     inverse = cholesky_solve(gamma, jnp.eye(gamma.shape[-1], dtype=gamma.dtype))
     root = jnp.sqrt(jnp.sqrt(jnp.sum(jnp.square(inverse))))
     kq = jnp.pad(inverse / root, ((0, 1), (0, 1)))

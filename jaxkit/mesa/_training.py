@@ -86,7 +86,7 @@ def gradient_flow(
       Zheng et al., *On Mesa-Optimization in Autoregressively Trained Transformers*,
       NeurIPS 2024, section 3.
     """
-    _check_loss(loss_fn, params)
+    params = _check(loss_fn, params)
     (times,) = checks.floating(times=times)
     descent = jax.grad(lambda theta: -loss_fn(theta))
     states = integrate(
@@ -156,7 +156,7 @@ def gradient_descent(
       Zheng et al., *On Mesa-Optimization in Autoregressively Trained Transformers*,
       NeurIPS 2024, section 6.
     """
-    _check_loss(loss_fn, params)
+    params = _check(loss_fn, params)
     checks.at_least("num_steps", num_steps, 0)
     keep = loss_fn if record is None else record
 
@@ -168,7 +168,6 @@ def gradient_descent(
         updates, state = optimizer.update(grads, state, theta)
         return (optax.apply_updates(theta, updates), state), entry
 
-    params = jax.tree.map(lambda leaf: checks.inexact(params=leaf)[0], params)
     carry = (params, optimizer.init(params))
     (params, _), records = jax.lax.scan(step, carry, length=num_steps)
     last = keep(params)
@@ -220,7 +219,8 @@ def _sum_squares(tree: PyTree) -> jax.Array:
     return sum((leaf.astype(dtype) for leaf in leaves), start=jnp.zeros((), dtype))
 
 
-def _check_loss(loss_fn: LossFn, params: PyTree) -> None:
+def _check(loss_fn: LossFn, params: PyTree) -> PyTree:
+    params = jax.tree.map(lambda leaf: checks.inexact(params=leaf)[0], params)
     out = jax.eval_shape(loss_fn, params)
     leaf = jax.tree.leaves(out)
     if len(leaf) != 1 or leaf[0].shape != ():
@@ -228,3 +228,4 @@ def _check_loss(loss_fn: LossFn, params: PyTree) -> None:
         raise ValueError(f"`loss_fn` must return one scalar, got {shapes}.")
     if not jnp.issubdtype(leaf[0].dtype, jnp.floating):
         raise TypeError(f"`loss_fn` must return a real value, got {leaf[0].dtype}.")
+    return params

@@ -47,9 +47,11 @@ def keep_diagonal_updates() -> optax.GradientTransformation:
        B = \mathrm{PV}_{:,\,:d}
 
     The other blocks pass unchanged. Chained first it masks the gradients, as in
-    theorem 4.3; for plain SGD from a diagonal start that equals
-    :func:`project_diagonal` after each step. With momentum, Adam, or a dense start
-    the two differ: here off-diagonal entries keep their start, there they become 0.
+    theorem 4.3. From a diagonal start that gives the parameters of
+    :func:`project_diagonal` after each step, for SGD and for every optimizer that
+    works entry by entry, though the memory of momentum or Adam differs. The two part
+    for a dense start, whose off-diagonal entries stay here and become 0 there, and
+    for optimizers that mix entries, such as a clip of the global norm.
 
     Returns:
       The transformation. It accepts :class:`LSAParams` and any pytree whose matrices
