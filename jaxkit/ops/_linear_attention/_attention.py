@@ -211,12 +211,11 @@ def _run(
         return forms.chunked(x, state, scale, size, precision)
     if implementation == "parallel":
         return forms.parallel(x, state, scale, size, precision)
-    form = {
-        "recurrent": forms.recurrent,
-        "quadratic": forms.quadratic,
-        "associative": forms.associative,
-    }[implementation]
-    return form(x, state, scale, precision)
+    if implementation == "recurrent":
+        return forms.recurrent(x, state, scale)
+    if implementation == "quadratic":
+        return forms.quadratic(x, state, scale, precision)
+    return forms.associative(x, state, scale, precision)
 
 
 def _divide_by_key_sum(out: jax.Array, eps: jax.Array) -> jax.Array:

@@ -119,19 +119,22 @@ def parallel(
     return layout.join(layout.unchunk(out)[None]), state
 
 
-def recurrent(
-    x: Inputs, state: jax.Array, scale: jax.Array, precision: PrecisionLike
-) -> Result:
+def recurrent(x: Inputs, state: jax.Array, scale: jax.Array) -> Result:
     """One token after the other, all sequences of the batch in each step."""
 
+    # Heads and batch come last: features are often too few to fill a vector.
+    @jax.checkpoint
     def step(state: jax.Array, row: tuple) -> Result:
         query, key, value, decay = upcast(row, x.dtype)
-        state, out = token(state, query * scale, key, value, decay, precision)
-        return state, out
+        if decay is not None:
+            state = jnp.exp(decay).astype(x.dtype)[:, None] * state
+        state = state + key.conj()[:, None] * value[None]
+        return state, jnp.sum((query * scale)[:, None] * state, axis=0)
 
-    rows = jax.tree.map(lambda a: jnp.moveaxis(a, -3, 0), x[:4])
+    rows = jax.tree.map(lambda a: jnp.moveaxis(a, (-3, -1), (0, 1)), x[:4])
+    state = jnp.moveaxis(state, (-2, -1), (0, 1))
     state, out = jax.lax.scan(step, state, rows)
-    return jnp.moveaxis(out, 0, -3), state
+    return jnp.moveaxis(out, (0, 1), (-3, -1)), jnp.moveaxis(state, (0, 1), (-2, -1))
 
 
 def token(
