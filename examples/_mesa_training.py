@@ -163,6 +163,7 @@ def blocks(params: mesa.LSAParams) -> tuple[jax.Array, jax.Array]:
     return params.kq[..., dim:, :dim], params.pv[..., :dim]
 
 
+@jax.jit
 def product(params: mesa.LSAParams) -> jax.Array:
     """Averages the products of the diagonal entries of A and B, as the authors do."""
     a, b = (jnp.diagonal(block, axis1=-2, axis2=-1) for block in blocks(params))

@@ -23,13 +23,28 @@ def new_figure(
     *,
     width: float = 4.4,
     height: float = 3.3,
+    heights: tuple[float, ...] | None = None,
 ) -> tuple[Figure, np.ndarray]:
-    """Makes a figure with a grid of clean axes; `width`, `height` are per panel."""
+    """Makes a figure with a grid of clean axes.
+
+    Args:
+      title: the title above all panels.
+      rows: the number of rows.
+      columns: the number of columns.
+      width: the width of a panel in inches.
+      height: the mean height of a panel.
+      heights: the relative heights of the rows; None for equal ones.
+
+    Returns:
+      The figure and its axes, shape `[rows, columns]`.
+    """
     figure = Figure(
         figsize=(width * columns, height * rows + 0.5), layout="constrained"
     )
     figure.suptitle(title, fontsize=11, fontweight="bold")
-    axes = figure.subplots(rows, columns, squeeze=False)
+    axes = figure.subplots(
+        rows, columns, squeeze=False, gridspec_kw={"height_ratios": heights}
+    )
     for ax in axes.flat:
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(labelsize=8)
@@ -50,14 +65,19 @@ def legend(ax: Axes, **options: Any) -> None:
     ax.legend(fontsize=7.5, framealpha=0.9, edgecolor="0.85", **options)
 
 
-def heat_map(ax: Axes, matrix: Any, *, title: str, split: bool = False) -> None:
+def heat_map(
+    ax: Axes, matrix: Any, *, title: str, split: bool = False, numbers: bool = False
+) -> None:
     """Shows a matrix in diverging colors around 0, with its color bar.
 
-    With `split`, white lines separate the blocks of width `matrix.shape[-1] / 2`.
+    With `split`, lines separate the blocks of width `matrix.shape[-1] / 2`; with
+    `numbers`, each cell shows its value.
     """
     values = np.asarray(matrix)
     image = ax.imshow(values, cmap="RdBu_r", norm=CenteredNorm(0.0))
-    ax.figure.colorbar(image, ax=ax, shrink=0.85).ax.tick_params(labelsize=7)
+    bar = ax.figure.colorbar(image, ax=ax, shrink=0.85)
+    bar.ax.tick_params(labelsize=7)
+    bar.outline.set_visible(False)
     ax.set_title(title, fontsize=9)
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
@@ -70,6 +90,12 @@ def heat_map(ax: Axes, matrix: Any, *, title: str, split: bool = False) -> None:
         ax.axvline(edge, color="0.3", linewidth=0.8)
         if rows == columns:
             ax.axhline(edge, color="0.3", linewidth=0.8)
+    if numbers:
+        bound = np.abs(values).max()
+        for (row, column), value in np.ndenumerate(values):
+            color = "white" if abs(value) > 0.6 * bound else "0.2"
+            style = {"color": color, "fontsize": 6.5, "ha": "center", "va": "center"}
+            ax.text(column, row, f"{value:.3f}", **style)
 
 
 def to_png(figure: Figure, *, dpi: int = 110) -> str:

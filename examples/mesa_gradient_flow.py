@@ -174,7 +174,7 @@ def report(results: dict[str, dict[str, Any]]) -> None:
 def draw(name: str, results: dict[str, dict[str, Any]], laws: list) -> Figure:
     """Draws product and metric of the laws of one family."""
     figure, axes = plots.new_figure(
-        f"{name.capitalize()} first token: training reaches the exact limit",
+        f"{name.capitalize()} first token: training tends to the limit of its length",
         2,
         len(laws),
         width=4.3,
