@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -125,7 +126,7 @@ def print_table(
     """Prints a table; floats get six significant digits, numbers align right."""
     table = Table(title=title, caption=caption, title_justify="left")
     numeric = [
-        any(isinstance(row[i], int | float | jax.Array) for row in rows)
+        any(isinstance(row[i], int | float | np.generic | jax.Array) for row in rows)
         for i in range(len(columns))
     ]
     for name, is_number in zip(columns, numeric, strict=True):
@@ -136,7 +137,7 @@ def print_table(
 
 
 def _cell(value: Any) -> str:
-    if isinstance(value, str | bool | int):
+    if isinstance(value, str | int | np.integer):
         return str(value)
     return "" if value is None else f"{float(value):.6g}"
 
