@@ -196,10 +196,11 @@ def report(name: str, task: Task, errors: dict, chosen: dict) -> None:
         f"{name}: squared error on the test part, in variances of the training part",
         ["method", *columns, "no context", "minus mesa"],
         rows,
-        caption=f"n pairs in context, {task.lags} lags; ridge {chosen['ridge']:.3g} and step "
-        f"size {chosen['step size']:.3g} from the validation part; in parentheses the "
-        f"standard error of the last digits, over blocks of {task.block} times; last "
-        f"column: paired difference from the mesa layer at n = {task.longest}",
+        caption=f"n pairs in context, {task.lags} lags; ridge {chosen['ridge']:.3g} "
+        f"and step size {chosen['step size']:.3g} from the validation part; in "
+        f"parentheses the standard error of the last digits, over blocks of "
+        f"{task.block} times; last column: paired difference from the mesa layer at "
+        f"n = {task.longest}",
     )
 
 

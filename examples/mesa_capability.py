@@ -152,7 +152,7 @@ def report(config: Config, results: dict[str, Risk]) -> dict[str, float]:
 def draw(results: dict[str, Risk]) -> Figure:
     """Draws the risk of both layers against the position."""
     figure, axes = plots.new_figure(
-        "One trained step keeps a risk that no context removes; the mesa layer does not",
+        "Relative risk of the trained step, and of the mesa layer, against context",
         *(2, 2),
         width=4.4,
         height=3.0,

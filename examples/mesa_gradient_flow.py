@@ -171,10 +171,11 @@ def report(results: dict[str, dict[str, Any]]) -> None:
     )
 
 
-def draw(name: str, results: dict[str, dict[str, Any]], laws: list) -> Figure:
-    """Draws product and metric of the laws of one family."""
+def draw(results: dict[str, dict[str, Any]], laws: list[training.Law]) -> Figure:
+    """Draws product and metric of some laws."""
+    names = " and ".join(dict.fromkeys(law.name for law in laws)).capitalize()
     figure, axes = plots.new_figure(
-        f"{name.capitalize()} first token: training tends to the limit of its length",
+        f"{names} first token: training tends to the limit of its length",
         2,
         len(laws),
         width=4.3,
@@ -239,7 +240,7 @@ def main(config: Config) -> dict[str, float]:
     for name in ("gaussian", "sparse"):
         family = [law for law in laws if law.name == name]
         if family:
-            figure = draw(name, results, family)
+            figure = draw(results, family)
             common.save_figure(config, f"mesa_gradient_flow_{name}", figure)
     return measured
 

@@ -177,7 +177,10 @@ def draw_matrices(config: Config, law: training.Law, run: dict) -> Figure:
 
 
 def draw_curves(config: Config, flows: dict, runs: dict) -> Figure:
-    """Draws the products of the coordinates and the decay of the rest."""
+    """Draws the products of the coordinates and the decay of the rest.
+
+    Laws without an entry in `runs` are shown without their sampled run.
+    """
     figure, axes = plots.new_figure(
         "Random start: every coordinate reaches the same product",
         *(2, len(flows)),
@@ -190,13 +193,15 @@ def draw_curves(config: Config, flows: dict, runs: dict) -> Figure:
             color = plots.COLORS[i]
             lines = top.plot(flow["times"], flow["products"][i], color=color, lw=0.9)
             lines[0].set_label(f"coordinates, exact flow, s = {stddev:g}")
-            sampled = runs[name]["product"][:, i]
-            epochs = config.rate * np.arange(len(sampled))
-            top.plot(epochs, sampled, color=color, linestyle=":", linewidth=2.0)
+            if name in runs:
+                sampled = runs[name]["product"][:, i]
+                epochs = config.rate * np.arange(len(sampled))
+                top.plot(epochs, sampled, color=color, linestyle=":", linewidth=2.0)
             bottom.plot(flow["times"], flow["off A"][i], color=color)
             bottom.plot(flow["times"], flow["off B"][i], color=color, linestyle="--")
         top.axhline(flow["limit"], color="0.25", linewidth=1.0, label="limit c2 / c1")
-        top.plot([], [], "k:", linewidth=2.0, label="mean, sampled run")
+        if name in runs:
+            top.plot([], [], "k:", linewidth=2.0, label="mean, sampled run")
         top.set_xlim(0.0, min(20.0, config.horizon))
         bottom.set_yscale("log")
         bottom.set_ylim(bottom=1e-8)
