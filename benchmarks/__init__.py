@@ -1,0 +1,1 @@
+"""Ratios of run time against peers, compiled memory, and distance to the limit."""

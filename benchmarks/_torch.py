@@ -1,0 +1,124 @@
+"""The same formulas in eager PyTorch with autograd. Imported only where torch is."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+
+__all__ = ["ar_value_and_grad", "linear_attention"]
+
+Run = Callable[[], Any]
+
+
+def linear_attention(
+    args: tuple[jax.Array, ...], cotangent: jax.Array | None, size: int
+) -> dict[str, Run]:
+    """Chunked linear attention as a loop over chunks and with all chunks at once."""
+    backward = cotangent is not None
+    tensors = [_tensor(a).requires_grad_(backward) for a in args]
+    gradient = _tensor(cotangent) if backward else None
+
+    def program(form: Callable) -> Run:
+        def run() -> Any:
+            if gradient is None:
+                with torch.no_grad():
+                    return form(*tensors, size=size)
+            out = form(*tensors, size=size)
+            return out.detach(), *torch.autograd.grad(out, tensors, gradient)
+
+        return run
+
+    return {
+        "torch loop": program(_chunk_loop),
+        "torch batched": program(_chunk_batched),
+    }
+
+
+def _tensor(array: jax.Array) -> torch.Tensor:
+    return torch.from_numpy(np.array(array))
+
+
+def _split(tensor: torch.Tensor, size: int) -> torch.Tensor:
+    """Turns ``[T, H, F]`` into ``[n, H, C, F]``."""
+    length, heads, features = tensor.shape
+    return tensor.reshape(length // size, size, heads, features).transpose(1, 2)
+
+
+def _join(chunks: torch.Tensor) -> torch.Tensor:
+    count, heads, size, features = chunks.shape
+    return chunks.transpose(1, 2).reshape(count * size, heads, features)
+
+
+class _Chunks:
+    """Queries, keys and values by chunk with their decay factors."""
+
+    def __init__(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        log_decay: torch.Tensor | None,
+        size: int,
+    ):
+        size = min(size, query.shape[0])
+        query, key, self.value = (_split(a, size) for a in (query, key, value))
+        scores = query @ key.transpose(-1, -2)
+        if log_decay is None:
+            self.scores = scores.tril()
+            self.query, self.key, self.factor = query, key, None
+            return
+        total = _split(log_decay[..., None], size).cumsum(-2)
+        causal = torch.ones(size, size, dtype=torch.bool).tril()
+        exponent = (total - total.transpose(-1, -2)).masked_fill(~causal, -torch.inf)
+        self.scores = scores * exponent.exp()
+        self.query = query * total.exp()
+        self.key = key * (total[..., -1:, :] - total).exp()
+        self.factor = total[..., -1:, :].exp()
+
+
+def _chunk_loop(*args: torch.Tensor, size: int) -> torch.Tensor:
+    x = _Chunks(*args, *([None] * (4 - len(args))), size)
+    state = x.value.new_zeros(x.value.shape[1], x.key.shape[-1], x.value.shape[-1])
+    out = []
+    for i in range(x.value.shape[0]):
+        out.append(x.query[i] @ state + x.scores[i] @ x.value[i])
+        if x.factor is not None:
+            state = x.factor[i] * state
+        state = state + x.key[i].transpose(-1, -2) @ x.value[i]
+    return _join(torch.stack(out))
+
+
+def _chunk_batched(*args: torch.Tensor, size: int) -> torch.Tensor:
+    x = _Chunks(*args, *([None] * (4 - len(args))), size)
+    updates = x.key.transpose(-1, -2) @ x.value
+    if x.factor is None:
+        before = updates.cumsum(0) - updates
+    else:
+        state, states = torch.zeros_like(updates[0]), []
+        for update, factor in zip(updates, x.factor, strict=True):
+            states.append(state)
+            state = factor * state + update
+        before = torch.stack(states)
+    return _join(x.query @ before + x.scores @ x.value)
+
+
+def ar_value_and_grad(kq: jax.Array, pv: jax.Array, x: jax.Array) -> Run:
+    """The mean loss of the model, one position after the other, and its gradient."""
+    kq, pv = (_tensor(a).requires_grad_() for a in (kq, pv))
+    x = _tensor(x)
+    embedded = torch.cat([x, torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1)], -1)
+
+    def run() -> Any:
+        query, value = kq.to(x.dtype), pv.to(x.dtype)
+        loss = 0.0
+        for t in range(2, x.shape[1]):
+            seen = embedded[:, :t].transpose(1, 2)
+            gram = seen @ seen.mH / (t - 1)
+            read = gram @ (query @ embedded[:, t - 1, :, None])
+            error = (value @ read)[..., 0] - x[:, t]
+            loss = loss + 0.5 * (error.real**2 + error.imag**2).sum(-1).mean()
+        return loss.detach(), *torch.autograd.grad(loss, [kq, pv])
+
+    return run
