@@ -25,12 +25,15 @@ __all__ = ["MesaState", "mesa_attention"]
 
 
 class MesaState(NamedTuple):
-    """What the mesa layer remembers, at least float32."""
+    """What the mesa layer remembers, at least float32.
+
+    Attributes:
+      key_gram: the decayed sum of ``beta k k*``, Hermitian, ``[..., H, K, K]``.
+      key_value: the decayed sum of ``beta conj(k) v``, shape ``[..., H, K, V]``.
+    """
 
     key_gram: jax.Array
-    """Sum of beta k k*, decayed, shape ``[..., H, K, K]``."""
     key_value: jax.Array
-    """Sum of beta conj(k) v, decayed, shape ``[..., H, K, V]``."""
 
 
 @overload
