@@ -19,7 +19,7 @@ def rotated():
 
 
 @pytest.mark.parametrize("rotate", [False, True])
-def test_optimal_loss_of_the_specification(rotate):
+def test_optimal_loss_against_reference_values(rotate):
     covariance = rotated() if rotate else jnp.diag(jnp.asarray(DIAGONAL))
     options = {"num_examples": N, "noise_variance": NOISE}
     loss = mesa.few_shot_optimal_loss(covariance, **options)

@@ -23,7 +23,7 @@ def matrices(scale, seed):
 
 
 def reference_layers(x, y, query, a, b):
-    """The layers on the matrix Z, as printed in spec section 10."""
+    """The layers on the matrix Z, written out as Ahn et al. do."""
     z = np.concatenate([np.vstack([x.T, y]), np.append(query, 0.0)[:, None]], axis=1)
     mask = np.diag(np.append(np.ones(N), 0.0))
     for a_l, b_l in zip(a, b, strict=True):
@@ -86,7 +86,7 @@ def test_one_layer_is_the_single_step_and_the_trained_layer():
     kq, pv = mesa.few_shot_lsa_params(gamma)
     trained = mesa.few_shot_lsa_predict(kq, pv, x, y, query)
     np.testing.assert_allclose(trained, single, rtol=1e-12)
-    # The scaling of the specification, which balances the two norms.
+    # The scaling that balances the two norms.
     theta = np.trace(np.linalg.matrix_power(np.asarray(inverse), 2))
     np.testing.assert_allclose(kq[:D, :D], theta**-0.25 * inverse, rtol=1e-12)
     np.testing.assert_allclose(pv[D, D], theta**0.25, rtol=1e-12)

@@ -102,7 +102,7 @@ def test_invariants_and_limits():
 
 
 @pytest.mark.usefixtures("x64")
-def test_separatrix_formula_of_the_specification():
+def test_separatrix_formula_against_reference_values():
     # s0 = 0: p = c2 p0 E / (c2 - c1 p0 (1 - E)), a = -b = sign(a0) sqrt(-p).
     decay = np.exp(-2 * C2 * TIMES)
     p0 = -0.16
@@ -113,7 +113,7 @@ def test_separatrix_formula_of_the_specification():
 
 
 @pytest.mark.usefixtures("x64")
-def test_balanced_formula_of_the_specification():
+def test_balanced_formula_against_reference_values():
     # q0 = 0: p = c2 p0 / (c1 p0 + (c2 - c1 p0) exp(-2 c2 tau)).
     p0 = 0.01
     p = C2 * p0 / (C1 * p0 + (C2 - C1 * p0) * np.exp(-2 * C2 * TIMES))

@@ -137,7 +137,7 @@ def test_all_gradients_on_the_diagonal_manifold():
         ("ones", 1.0, 5, 1.95315, -0.69475, -1.191),
     ],
 )
-def test_table_of_the_specification(law, scale, length, loss, slope_a, slope_b):
+def test_table_against_reference_values(law, scale, length, loss, slope_a, slope_b):
     x, weights = mesa.quadrature_batch(length=length, dim=2, law=law, scale=scale)
     params = mesa.init_diagonal(2, a=0.6, b=0.35, dtype=jnp.float64)
     total = lambda p: jnp.sum(weights * mesa.ar_loss(p, x))

@@ -14,7 +14,7 @@ def build(law, dim, scale):
     return getattr(mesa, f"{law}_moments")(dim, scale=scale)
 
 
-def test_flow_constants_of_the_specification():
+def test_flow_constants_against_reference_values():
     c1, c2 = mesa.flow_constants(mesa.gaussian_moments(5), length=100)
     np.testing.assert_allclose([c1, c2], [1532.007318, 294.0], atol=5e-7)
     c1, _ = mesa.flow_constants(mesa.gaussian_moments(5, scale=2.0), length=100)
@@ -41,7 +41,7 @@ def test_flow_constants_of_the_specification():
         (("sparse", 5, 0.5), None, 4.0, 9),
     ],
 )
-def test_limits_of_the_specification(law, length, expected, digits):
+def test_limits_against_reference_values(law, length, expected, digits):
     limit = mesa.limit_product(build(*law), length=length)
     np.testing.assert_allclose(limit, expected, rtol=0, atol=0.5000001 * 10.0**-digits)
 
@@ -79,7 +79,7 @@ def test_limit_is_finite_and_differentiable_at_great_length():
         (("ones", 2, 1.0), 5, 0.6, 1.95315, -0.69475, -1.191),
     ],
 )  # fmt: skip
-def test_diagonal_loss_of_the_specification(law, length, a, loss, slope_a, slope_b):
+def test_diagonal_loss_against_reference_values(law, length, a, loss, slope_a, slope_b):
     moments = build(*law)
     options = {"length": length, "dim": 2}
     value = mesa.diagonal_loss(a, 0.35, moments, **options)
@@ -101,7 +101,7 @@ def test_diagonal_loss_of_the_specification(law, length, a, loss, slope_a, slope
         (("ones", 5, 1.0), 42.672698454, 245.0),
     ],
 )
-def test_minimal_losses_of_the_specification(law, expected, zero):
+def test_minimal_losses_against_reference_values(law, expected, zero):
     moments = build(*law)
     limit = mesa.limit_product(moments, length=100)
     loss = lambda p: mesa.diagonal_loss(p, 1.0, moments, length=100, dim=5)
@@ -146,7 +146,7 @@ def test_asymptotic_risk(build, expected):
     np.testing.assert_allclose(far, expected, atol=1e-10)
 
 
-def test_context_risk_of_the_specification_and_by_quadrature():
+def test_context_risk_against_reference_values_and_by_quadrature():
     gaussian = mesa.gaussian_moments(5)
     risk = mesa.context_risk(gaussian, 0.191905, 20)
     np.testing.assert_allclose(risk, 0.4242, atol=5e-5)

@@ -185,7 +185,7 @@ def test_complex_parameters_descend():
         ("ones", 1.0, 5e-4, 200, [0.825826, 0.825826, 0.825826]),
     ],
 )
-def test_population_descent_of_the_specification(law, scale, eta, epochs, expected):
+def test_population_descent_against_reference_values(law, scale, eta, epochs, expected):
     # Section 6, from the three inits of the paper; one program for all laws.
     moments = getattr(mesa, f"{law}_moments")(5, scale=scale)
     constants = mesa.flow_constants(moments, length=100)

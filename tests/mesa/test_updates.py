@@ -153,7 +153,7 @@ def test_conjugate_updates():
     assert updates["x"].dtype == jnp.float64
 
 
-def test_one_parameter_demo_of_the_specification():
+def test_one_parameter_demo_against_reference_values():
     # H1: |w - 2j|^2 by SGD; without the conjugate the imaginary part runs away.
     loss = lambda w: jnp.abs(w - 2j) ** 2
     ends = []
