@@ -19,12 +19,19 @@ the token before it" is an AR(p) regression. Every in-context learner gets the l
 The baselines know the training part (AR(p) fitted once) or one old value
 (persistence, seasonal naive). The split is ordered in time; means, scales and
 weights come from the training part, ridge and step size and the stopping time from
-the validation part; the test part is read once. The theory of the paper is about
-complex unitary dynamics and does not cover this: the numbers here are measurements.
+the validation part; the test part serves the reported errors only. The theory of the
+paper is about complex unitary dynamics and does not cover this: the numbers here are
+measurements.
+
+How to read them: on the temperatures the mesa layer is best from a few pairs, where
+a yearly cycle is all there is to learn; with long contexts the trained layer reaches
+the regression fitted once on the training part, which knows forty years. On the
+quarterly series no learner is told from the others by more than about two standard
+errors; eleven blocks of one year, one of them a crisis, do not decide it.
 
 Command: python examples/in_context_forecasting.py --output outputs/forecasting
 Figure: squared error against the number of pairs in context.
-Time: about one minute on two CPU cores.
+Time: about half a minute on two CPU cores.
 """
 
 import dataclasses

@@ -11,7 +11,7 @@ The formula for every context length is compared with sampled sequences, and wit
 mesa layer, which solves the regression that the trained layer only begins.
 
 Command: python examples/mesa_capability.py --output outputs/capability
-Time: about 20 seconds on two CPU cores.
+Time: about 10 seconds on two CPU cores.
 """
 
 import dataclasses

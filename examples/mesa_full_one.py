@@ -14,7 +14,7 @@ released code does (`project_diagonal`). For plain gradient descent from a diago
 start the two coincide.
 
 Command: python examples/mesa_full_one.py --output outputs/full_one
-Time: about half a minute on two CPU cores.
+Time: about 20 seconds on two CPU cores.
 """
 
 import dataclasses

@@ -23,7 +23,7 @@ long that it multiplies a and b by about 0.2: descent then leaves the flow, and 
 sampled run may land near 0 and come back slowly.
 
 Command: python examples/mesa_gradient_flow.py --output outputs/flow
-Time: about one minute on two CPU cores; the paper preset wants an accelerator.
+Time: about half a minute on two CPU cores; the paper preset wants an accelerator.
 """
 
 import dataclasses

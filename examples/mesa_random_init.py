@@ -14,7 +14,7 @@ start, which does no harm: no sequence reads them.
 Time is counted in units of 1 / c2, the time scale of the reduced flow.
 
 Command: python examples/mesa_random_init.py --output outputs/random
-Time: about one minute on two CPU cores.
+Time: about 20 seconds on two CPU cores.
 """
 
 import dataclasses
