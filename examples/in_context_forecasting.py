@@ -23,11 +23,14 @@ the validation part; the test part serves the reported errors only. The theory o
 paper is about complex unitary dynamics and does not cover this: the numbers here are
 measurements.
 
-How to read them: on the temperatures the mesa layer is best from a few pairs, where
-a yearly cycle is all there is to learn; with long contexts the trained layer reaches
-the regression fitted once on the training part, which knows forty years. On the
-quarterly series no learner is told from the others by more than about two standard
-errors; eleven blocks of one year, one of them a crisis, do not decide it.
+How to read them: on the temperatures the mesa layer and plain least squares are best
+from three pairs; near as many pairs as weights (13) least squares breaks down and the
+ridge, one for all contexts, is too small to prevent a bump. With 96 pairs the trained
+layer is about as good as the regression fitted once on the training part; its lead
+over the mesa layer is 1.4 standard errors, that of the regression 2. On the quarterly
+series, with 48 pairs, no in-context learner differs from the mesa layer by much more
+than two standard errors; eleven blocks of a year, with a crisis in them, do not decide
+it. All of them beat persistence and the training mean there.
 
 Command: python examples/in_context_forecasting.py --output outputs/forecasting
 Figure: squared error against the number of pairs in context.
