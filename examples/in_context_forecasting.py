@@ -30,7 +30,7 @@ layer is about as good as the regression fitted once on the training part; its l
 over the mesa layer is 1.4 standard errors, that of the regression 2. On the quarterly
 series, with 48 pairs, no in-context learner differs from the mesa layer by much more
 than two standard errors; eleven blocks of a year, with a crisis in them, do not decide
-it. All of them beat persistence and the training mean there.
+it. All have a lower error there than persistence and the training mean.
 
 Command: python examples/in_context_forecasting.py --output outputs/forecasting
 Figure: squared error against the number of pairs in context.
