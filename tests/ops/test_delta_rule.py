@@ -165,6 +165,18 @@ def test_low_precision_and_extreme_decays(form):
     )
 
 
+@pytest.mark.parametrize("size", [40, 64])
+def test_repeated_keys_at_the_edge_of_stability_stay_accurate(size):
+    # The triangular matrix is all twos; its powers would overflow the digits.
+    rng = np.random.default_rng(5)
+    q, v = rng.standard_normal((2, 130, 1, 4)).astype(np.float32)
+    k = np.broadcast_to(np.float32([0.5, -0.5, 0.5, 0.5]), q.shape)
+    beta = np.full((130, 1), 2.0, np.float32)
+    want, _ = delta(*(a.astype(np.float64) for a in (q, k, v, beta)))
+    out = ops.delta_rule(q, k, v, beta, chunk_size=size)
+    np.testing.assert_allclose(out, want, rtol=0, atol=2e-5 * np.abs(want).max())
+
+
 def test_batch_axes_vmap_and_shards_give_the_same():
     rng = np.random.default_rng(8)
     q, v = rng.standard_normal((4, T, H, K)), rng.standard_normal((4, T, H, V))

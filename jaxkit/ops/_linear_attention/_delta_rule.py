@@ -4,12 +4,10 @@ from typing import Literal, overload
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import solve_triangular
 
 from jaxkit._core import checks
 from jaxkit._core.jit import jit
 from jaxkit.ops._linear_attention import _forms as forms
-from jaxkit.ops._linear_attention._chunks import Layout
 from jaxkit.ops._linear_attention._decay import from_start, scores
 from jaxkit.ops._linear_attention._inputs import (
     Inputs,
@@ -19,6 +17,7 @@ from jaxkit.ops._linear_attention._inputs import (
     start_state,
     state_shape,
 )
+from jaxkit.ops._linear_attention._triangular import unit_lower_inverse
 from jaxkit.typing import ArrayLike, PrecisionLike
 
 __all__ = ["delta_rule"]
@@ -81,8 +80,8 @@ def delta_rule(
 
     Each token takes one step of gradient descent, of size ``beta``, on the error
     with which its key recalls its value. The recursion is stable when
-    ``0 <= beta * |k|^2 <= 2``: normalize the keys. ``"chunked"`` solves one unit
-    triangular system per chunk and is otherwise made of matrix products.
+    ``0 <= beta * |k|^2 <= 2``: normalize the keys. ``"chunked"`` inverts one unit
+    triangular matrix per chunk and is made of matrix products.
 
     **The default scale is 1, not** ``K ** -0.5`` as in most other libraries.
 
@@ -156,38 +155,54 @@ def _chunked(
     size: int,
     precision: PrecisionLike,
 ) -> forms.Result:
-    layout = Layout.of(x.key, size, 1)
+    layout = forms.grouped_layout(x.key, size)
 
     @jax.checkpoint
     def step(state: jax.Array, row: tuple) -> forms.Result:
-        row = jax.tree.map(lambda a: layout.chunks(a)[..., 0, :, :], row)
+        row = jax.tree.map(layout.chunks, row)
         query, key, value, decay = forms.upcast(row[:4], x.dtype)
-        value = _corrections(key, value, row[4], decay, state, precision)
-        chunk = (query * scale, key, value, decay)
-        out = forms.read_chunks(chunk, state, precision)
-        state = forms.next_state(state, key, value, decay, precision)
-        return state, layout.unchunk(out[..., None, :, :])
+        before, written, state = _write(key, value, row[4], decay, state, precision)
+        chunks = (query * scale, key, written, decay)
+        out = forms.read_chunks(chunks, before, precision)
+        return state, layout.unchunk(out)
 
     rows = jax.tree.map(layout.split, (*x[:4], beta))
     state, out = jax.lax.scan(step, state, rows)
     return layout.join(out), state
 
 
-def _corrections(
+def _write(
     key: jax.Array,
     value: jax.Array,
     beta: jax.Array,
     log_decay: jax.Array | None,
     state: jax.Array,
     precision: PrecisionLike,
-) -> jax.Array:
-    """What each token writes: beta times the error of the memory before it."""
-    overlaps = beta * scores(key, key, log_decay, precision)
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """States before consecutive chunks, what each token writes, and the last state.
+
+    A token writes ``beta`` times the error of the memory just before it. Within a
+    chunk these errors solve a unit triangular system.
+    """
+    inverse = unit_lower_inverse(beta * scores(key, key, log_decay, precision))
+    reader = key
     if log_decay is not None:
-        key = key * from_start(log_decay).astype(key.dtype)
-    errors = beta * (value - jnp.matmul(key, state, precision=precision))
-    # The solve reads neither the diagonal nor what lies above it.
-    return solve_triangular(overlaps, errors, lower=True, unit_diagonal=True)
+        reader = key * from_start(log_decay).astype(key.dtype)
+    # What would be written into an empty memory, and what the old memory takes away.
+    fresh = jnp.matmul(inverse, beta * value, precision=precision)
+    recall = jnp.matmul(inverse, beta * reader, precision=precision)
+
+    def advance(state: jax.Array, chunk: tuple) -> tuple[jax.Array, forms.Result]:
+        key, fresh, recall, decay = chunk
+        recalled = jnp.matmul(recall, state, precision=precision)
+        after = forms.next_state(state, key, fresh - recalled, decay, precision)
+        return after, (state, fresh - recalled)
+
+    chunks = (key, fresh, recall, log_decay)
+    chunks = jax.tree.map(lambda a: jnp.moveaxis(a, -3, 0), chunks)
+    state, out = jax.lax.scan(advance, state, chunks)
+    before, written = (jnp.moveaxis(a, 0, -3) for a in out)
+    return before, written, state
 
 
 def _recurrent(

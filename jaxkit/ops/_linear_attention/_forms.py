@@ -21,6 +21,7 @@ __all__ = [
     "Result",
     "associative",
     "chunked",
+    "grouped_layout",
     "next_state",
     "parallel",
     "quadratic",
@@ -93,10 +94,7 @@ def chunked(
     x: Inputs, state: jax.Array, scale: jax.Array, size: int, precision: PrecisionLike
 ) -> Result:
     """Scans over groups of chunks and recomputes each group in reverse."""
-    *lead, _, heads, _ = x.key.shape
-    # One product of a chunk is too small to keep a core busy.
-    num_chunks = max(1, _BATCHED_PRODUCTS // max(1, math.prod(lead) * heads))
-    layout = Layout.of(x.key, size, num_chunks)
+    layout = grouped_layout(x.key, size)
 
     @jax.checkpoint
     def step(state: jax.Array, row: tuple) -> Result:
@@ -106,6 +104,13 @@ def chunked(
 
     state, out = jax.lax.scan(step, state, jax.tree.map(layout.split, x[:4]))
     return layout.join(out), state
+
+
+def grouped_layout(key: jax.Array, size: int) -> Layout:
+    """As many chunks in each step of a scan as keep the cores busy."""
+    *lead, _, heads, _ = key.shape
+    sequences = max(1, math.prod(lead) * heads)
+    return Layout.of(key, size, max(1, _BATCHED_PRODUCTS // sequences))
 
 
 def parallel(
