@@ -101,6 +101,15 @@ def test_three_coordinates_equal_quadrature():
     )
 
 
+def test_four_coordinates_equal_quadrature():
+    # One pattern has four distinct indices; only laws without sign symmetry see it.
+    point = (np.array([[1.0, -0.7, 1.2, 0.9]]), np.ones(1))
+    x, weights = mesa.quadrature_batch(length=4, dim=4, law=point)
+    ab = dense(4)
+    got = mesa.population_loss_general(ab[0], ab[1], tensor_of(point, length=4, dim=4))
+    chex.assert_trees_all_close(got, quadrature_loss(ab, x, weights), rtol=1e-11)
+
+
 @pytest.mark.parametrize("length", [6, 12, 100])
 def test_fast_form_equals_the_tensor(length):
     ab = dense(4, seed=7)
