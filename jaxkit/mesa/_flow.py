@@ -95,7 +95,7 @@ def reduced_flow_solution(
 
     References:
       Zheng et al., *On Mesa-Optimization in Autoregressively Trained Transformers*,
-      NeurIPS 2024, lemma 5.2; the solution is derived in the guide of this library.
+      NeurIPS 2024, lemma 5.2; the solution is derived on the theory page.
     """
     ensure_positive(c1=c1, c2=c2)
     return _solution(a0, b0, c1, c2, times)
