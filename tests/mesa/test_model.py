@@ -220,3 +220,19 @@ def test_bad_options():
         mesa.init_diagonal(0)
     with pytest.raises(ValueError, match="`dim` must be at least 1"):
         mesa.init_gaussian(jax.random.key(0), 0)
+
+
+class VariantsTest(chex.TestCase):
+    """The same numbers compiled, not compiled, and on a chosen device."""
+
+    @chex.variants(with_jit=True, without_jit=True, with_device=True)
+    def test_loss(self):
+        x = mesa.ar_sequences(jnp.array([1.0, 2.0]), jnp.array([1j, -1.0]), length=4)
+        loss = self.variant(mesa.ar_loss)(mesa.init_diagonal(2, a=0.5, b=0.4), x)
+        chex.assert_trees_all_close(loss, np.float32(1.8), rtol=1e-6)
+
+    @chex.variants(with_jit=True, without_jit=True, with_device=True)
+    def test_flow(self):
+        solve = self.variant(mesa.reduced_flow_solution)
+        a, b = solve(0.4, -0.4, 34.5, 6.0, jnp.inf)
+        chex.assert_trees_all_close((a, b), (np.float32(0), np.float32(0)), atol=1e-15)
