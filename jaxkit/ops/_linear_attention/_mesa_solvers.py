@@ -6,9 +6,8 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.linalg import solve_triangular
+from jax.scipy.linalg import cho_solve, solve_triangular
 
-from jaxkit.ops._linalg import cholesky_solve
 from jaxkit.ops._linear_attention._attention import linear_attention
 from jaxkit.ops._linear_attention._chunks import Layout
 from jaxkit.ops._linear_attention._inputs import Inputs
@@ -83,10 +82,23 @@ def _by_factorization(problem: Problem, size: int, num_steps: int) -> jax.Array:
         query, *rest = rows
         gram, grams = jax.lax.scan(step, gram, tuple(rest))
         systems = _add_ridge(grams, problem.ridge[None])
-        return gram, cholesky_solve(systems, query[..., None])[..., 0]
+        return gram, _solve_hermitian(systems, query[..., None])[..., 0]
 
     arrays = (x.query, x.key, problem.weights, x.log_decay)
     return _scan_chunks(solve_chunk, problem.key_gram, arrays, size)
+
+
+def _solve_hermitian(systems: jax.Array, rhs: jax.Array) -> jax.Array:
+    # Differentiated as a solve, not through the factorization: the latter takes
+    # matrix right-hand sides in reverse, many times the cost.
+    fixed = jax.lax.stop_gradient(systems)
+    factor = jnp.linalg.cholesky(fixed, symmetrize_input=False)
+    return jax.lax.custom_linear_solve(
+        lambda x: jnp.matmul(systems, x, precision=_HIGHEST),
+        rhs,
+        lambda _, b: cho_solve((factor, True), b),
+        lambda _, b: cho_solve((factor, True), b.conj()).conj(),
+    )
 
 
 def _by_conjugate_gradients(problem: Problem, size: int, num_steps: int) -> jax.Array:
