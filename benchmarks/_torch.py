@@ -1,5 +1,6 @@
 """The same formulas in eager PyTorch with autograd. Imported only where torch is."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 __all__ = ["ar_value_and_grad", "linear_attention"]
 
 Run = Callable[[], Any]
+_THREADS = torch.get_num_threads()
 
 
 def linear_attention(
@@ -28,12 +30,33 @@ def linear_attention(
             out = form(*tensors, size=size)
             return out.detach(), *torch.autograd.grad(out, tensors, gradient)
 
-        return run
+        return _best_threads(run)
 
     return {
         "torch loop": program(_chunk_loop),
         "torch batched": program(_chunk_batched),
     }
+
+
+def _best_threads(run: Run) -> Run:
+    """Gives the program one thread or all of them, whichever is faster.
+
+    Small operations on many threads mostly wait, above all on a shared machine.
+    """
+    times = {}
+    for threads in (1, _THREADS):
+        torch.set_num_threads(threads)
+        run()
+        start = time.perf_counter()
+        run()
+        times[threads] = time.perf_counter() - start
+    best = min(times, key=times.__getitem__)
+
+    def run_best() -> Any:
+        torch.set_num_threads(best)
+        return run()
+
+    return run_best
 
 
 def _tensor(array: jax.Array) -> torch.Tensor:
@@ -121,4 +144,4 @@ def ar_value_and_grad(kq: jax.Array, pv: jax.Array, x: jax.Array) -> Run:
             loss = loss + 0.5 * (error.real**2 + error.imag**2).sum(-1).mean()
         return loss.detach(), *torch.autograd.grad(loss, [kq, pv])
 
-    return run
+    return _best_threads(run)

@@ -77,7 +77,8 @@ def _programs(
         "recurrent": 4 * FEATURES**2,
         "quadratic": 4 * length * FEATURES,
     }
-    pairs = heads * length**2 * (2 if backward else 1)
+    # The reverse mode and the decays of all pairs are more matrices to keep.
+    pairs = heads * length**2 * (1 + backward + 3 * decay)
     if jax.default_backend() != "cpu":
         # "auto" means another form there: ours is the one users get.
         forms = {k: forms[k] for k in ("parallel", "chunked", "quadratic")}
