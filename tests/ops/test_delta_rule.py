@@ -124,9 +124,9 @@ def test_a_split_sequence_continues(x64, form):
     run = functools.partial(
         ops.delta_rule, implementation=form, chunk_size=4, return_state=True
     )
-    want, last = delta(*args, log_decay, state)
+    want, last = delta(*(a[:12] for a in (*args, log_decay)), state)
     outs = []
-    for part in (slice(0, 6), slice(6, 12), slice(12, 13)):
+    for part in (slice(0, 6), slice(6, 12)):
         out, state = run(
             *(a[part] for a in args), log_decay=log_decay[part], initial_state=state
         )
@@ -135,7 +135,9 @@ def test_a_split_sequence_continues(x64, form):
     np.testing.assert_allclose(state, last, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "form", ["chunked", pytest.param("recurrent", marks=pytest.mark.slow)]
+)
 def test_low_precision_and_extreme_decays(form):
     rng = np.random.default_rng(4)
     q, v = rng.standard_normal((2, 64, 1, 4))
@@ -200,8 +202,8 @@ def test_gradient_memory_is_linear_in_length():
     def loss(*args):
         return jnp.sum(jnp.square(ops.delta_rule(*args)))
 
-    x = jax.ShapeDtypeStruct((8192, 1, 64), jnp.float32)
-    beta = jax.ShapeDtypeStruct((8192, 1), jnp.float32)
+    x = jax.ShapeDtypeStruct((16384, 1, 64), jnp.float32)
+    beta = jax.ShapeDtypeStruct((16384, 1), jnp.float32)
     program = jax.jit(jax.grad(loss, argnums=range(4))).lower(x, x, x, beta).compile()
     assert program.memory_analysis().temp_size_in_bytes <= 16 * 2**20
 
