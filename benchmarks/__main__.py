@@ -34,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, list[list[Result]]
             if not options.markdown:
                 report.print_case(measured)
         if options.markdown and name in results:
-            report.print_markdown(name, results[name])
+            print(f"\n## {name}")
+            report.print_markdown(results[name])
     print("\n" + "\n".join(goals))
     report.write_json(options.json, results)
     return results

@@ -30,7 +30,7 @@ __all__ = [
     "temp_bytes",
 ]
 
-_WARM_BELOW = 0.05
+_WARM_BELOW = 0.25
 """Programs faster than this, in seconds, run once untimed before every sample."""
 _SAMPLE = 0.002
 """Shortest sample in seconds; faster programs run several times for one."""

@@ -8,7 +8,9 @@ from typing import Any
 
 import jax
 
-__all__ = ["optional_module", "pull_back", "within"]
+from benchmarks._harness import Program
+
+__all__ = ["attempt", "optional_module", "pull_back", "within"]
 
 
 def optional_module(name: str) -> ModuleType | None:
@@ -23,6 +25,15 @@ def within(lengths: Sequence[int], limit: int | None) -> list[int]:
     if limit is None:
         return list(lengths)
     return [n for n in lengths if n <= limit] or [limit]
+
+
+def attempt(name: str, compile_it: Callable[[], Program]) -> list[Program]:
+    """Leaves out a peer that does not compile here: kernels fit few devices."""
+    try:
+        return [compile_it()]
+    except Exception as error:
+        print(f"{name} left out: {str(error).splitlines()[0]}")
+        return []
 
 
 def pull_back(function: Callable) -> Callable:

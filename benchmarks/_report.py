@@ -70,26 +70,28 @@ def goal_lines(case: Case, results: Sequence[Result]) -> list[str]:
     return lines
 
 
-def print_markdown(name: str, results: Sequence[Sequence[Result]]) -> None:
-    """Three tables a benchmark: ratios, shares of the limit, memory."""
+def print_markdown(results: Sequence[Sequence[Result]]) -> None:
+    """Three tables for each of our programs: ratios, shares of the limit, memory."""
     ratio = lambda r: f"{_ratio(r.ratio)} ({_ratio(r.low)} to {_ratio(r.high)})"
-    for title, cell in (
-        ("Time over the time of the first column (quartiles over rounds)", ratio),
-        ("Share of the limit: f counted flops, b counted bytes", _share),
-        ("Temporary memory, MiB", _memory),
-    ):
-        print(f"\n**`{name}`: {title}**\n")
-        _pivot(results, cell)
+    for ours in dict.fromkeys(case[0].program for case in results):
+        cases = [case for case in results if case[0].program == ours]
+        peers = [case[1:] for case in cases]
+        print(f"\nTime over the time of `{ours}` (quartiles of the rounds):\n")
+        _pivot(peers, ratio)
+        print("\nShare of the limit, f by counted flops or b by counted bytes:\n")
+        _pivot(cases, _share)
+        print("\nTemporary memory of the compiled program, MiB:\n")
+        _pivot(cases, _memory)
 
 
 def _pivot(results: Sequence[Sequence[Result]], cell: Callable[[Result], str]) -> None:
-    columns = list(dict.fromkeys(r.program for case in results for r in case))
+    rows = [(case[0].case, {r.program: cell(r) for r in case}) for case in results]
+    names = dict.fromkeys(r.program for case in results for r in case)
+    columns = [name for name in names if any(cells.get(name) for _, cells in rows)]
     print(f"| case | {' | '.join(columns)} |")
     print(f"| --- |{' ---: |' * len(columns)}")
-    for case in results:
-        cells = {r.program: cell(r) for r in case}
-        line = " | ".join(cells.get(name, "") for name in columns)
-        print(f"| {case[0].case} | {line} |")
+    for title, cells in rows:
+        print(f"| {title} | {' | '.join(cells.get(name, '') for name in columns)} |")
 
 
 def _share(result: Result) -> str:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks._harness import Case, Goal, Program, Work, jax_program
-from benchmarks._peers import optional_module, pull_back, within
+from benchmarks._peers import attempt, optional_module, pull_back, within
 from jaxkit import ops
 
 __all__ = ["cases"]
@@ -96,12 +96,15 @@ def _programs(
         functions["jla"] = functools.partial(_jla, jla), forms["chunked"]
     programs = []
     for name, (function, flops) in functions.items():
-        run = pull_back(function) if backward else function
-        given = (cotangent, *args) if backward else args
-        counted = work(flops, args, backward)
-        programs.append(
-            jax_program(name, run, *given, work=counted, same=name != "softmax")
+        compile_it = functools.partial(
+            jax_program,
+            name,
+            pull_back(function) if backward else function,
+            *((cotangent, *args) if backward else args),
+            work=work(flops, args, backward),
+            same=name != "softmax",
         )
+        programs += [compile_it()] if name in forms else attempt(name, compile_it)
     torch_peers = optional_module("torch") and optional_module("benchmarks._torch")
     if torch_peers and dtype == jnp.float32 and jax.default_backend() == "cpu":
         counted = work(forms["chunked"], args, backward)
