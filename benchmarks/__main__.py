@@ -1,6 +1,7 @@
 """Runs the benchmarks: ``python -m benchmarks --help``."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, list[list[Result]]
     goals: list[str] = []
     for name in options.only or BENCHMARKS:
         cases = BENCHMARKS[name](preset, options.max_length)
-        for case, measured in harness.measure(cases, budget=options.seconds):
+        for case, measured in harness.measure(
+            cases, budget=options.seconds, progress=_say
+        ):
             results.setdefault(name, []).append(measured)
             goals += report.goal_lines(case, measured)
             if not options.markdown:
@@ -39,6 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, list[list[Result]]
     print("\n" + "\n".join(goals))
     report.write_json(options.json, results)
     return results
+
+
+def _say(case: harness.Case) -> None:
+    print(case.title, file=sys.stderr, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
