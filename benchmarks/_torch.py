@@ -104,12 +104,15 @@ class _Chunks:
 def _chunk_loop(*args: torch.Tensor, size: int) -> torch.Tensor:
     x = _Chunks(*args, *([None] * (4 - len(args))), size)
     state = x.value.new_zeros(x.value.shape[1], x.key.shape[-1], x.value.shape[-1])
+    # Unbound once: the gradient of indexing is as large as what is indexed.
+    rows = (a.unbind() for a in (x.query, x.key, x.value, x.scores))
+    factors = [None] * len(x.value) if x.factor is None else x.factor.unbind()
     out = []
-    for i in range(x.value.shape[0]):
-        out.append(x.query[i] @ state + x.scores[i] @ x.value[i])
-        if x.factor is not None:
-            state = x.factor[i] * state
-        state = state + x.key[i].transpose(-1, -2) @ x.value[i]
+    for query, key, value, scores, factor in zip(*rows, factors, strict=True):
+        out.append(query @ state + scores @ value)
+        if factor is not None:
+            state = factor * state
+        state = state + key.transpose(-1, -2) @ value
     return _join(torch.stack(out))
 
 
