@@ -15,7 +15,8 @@ from jaxkit import mesa
 __all__ = ["cases"]
 
 DIM = 5
-CHUNK = 64
+CHUNK = 2 * DIM
+"""The chunk that the model takes: longer ones only add scores."""
 SIZES = {"small": (1000, 100), "full": (1000, 100), "accelerator": (10_000, 100)}
 """How many sequences, and how long."""
 

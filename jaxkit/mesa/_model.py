@@ -1,5 +1,6 @@
 """The one-layer linear self-attention model and its autoregressive loss."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -20,6 +21,9 @@ __all__ = [
     "init_gaussian",
     "lsa_predict",
 ]
+
+_CACHED_STATES = 2**15
+"""Most entries of all states together at which the recurrent form was faster."""
 
 
 class LSAParams(NamedTuple):
@@ -188,8 +192,8 @@ def lsa_predict(
       params: the parameters, real or complex.
       x: the sequences, real or complex, shape ``[..., T, dim]`` with ``T >= 3``.
       implementation: the form of :func:`jaxkit.ops.linear_attention`; they agree to
-        rounding. ``"auto"`` is ``"recurrent"`` up to ``dim = 6`` on CPU and
-        ``"parallel"`` otherwise, the fastest in measurements with a batch.
+        rounding. ``"auto"`` is ``"recurrent"`` on CPU while ``dim`` is at most 6 and
+        the batch small, and ``"parallel"`` otherwise, as was fastest in measurements.
       precision: the precision of the matrix products. Accelerators may round float32
         products to fewer digits; exact flows want ``jax.lax.Precision.HIGHEST``.
 
@@ -222,7 +226,7 @@ def lsa_predict(
         query[..., None, :],
         embedding[..., None, :],
         value[..., None, :],
-        implementation=_choose(implementation, x.shape[-1]),
+        implementation=_choose(implementation, x.shape),
         # The state is 2d * d numbers: chunks much longer than 2d only add scores.
         chunk_size=max(8, 2 * x.shape[-1]),
         precision=precision,
@@ -311,11 +315,14 @@ def _project(
     return jnp.einsum("...i,oi->...o", tokens, matrix, precision=precision)
 
 
-def _choose(implementation: str, dim: int) -> str:
-    # Measured on two CPU cores, value and gradient, complex64, time of recurrent over
-    # that of parallel: 0.4 at dim 2 and length 100, 0.7 at dim 5 and length 50, 0.95
-    # at dim 5 and length 100, 1.3 at dim 8, 3 at dim 20.
+def _choose(implementation: str, shape: tuple[int, ...]) -> str:
+    # Value and gradient on two idle CPU cores, complex64, time of recurrent over that
+    # of parallel for (sequences, length, dim): 0.3 (1000, 100, 2), 0.5 (256, 24, 5),
+    # 0.7 (512, 50, 5), 0.8 (256, 100, 5); but 1.1 (1000, 100, 5), 1.5 (1000, 50, 5),
+    # 1.2 (1000, 100, 8). What counts is that all states stay in the cache.
     if implementation != "auto":
         return implementation
-    tiny = dim <= 6 and jax.default_backend() == "cpu"
-    return "recurrent" if tiny else "parallel"
+    *lead, _, dim = shape
+    states = 2 * dim**2 * math.prod(lead)
+    fits = dim <= 6 and states <= _CACHED_STATES
+    return "recurrent" if fits and jax.default_backend() == "cpu" else "parallel"
