@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import torch
 
-__all__ = ["ar_value_and_grad", "linear_attention"]
+__all__ = ["ar_layer_value_and_grad", "ar_value_and_grad", "linear_attention"]
 
 Run = Callable[[], Any]
 _THREADS = torch.get_num_threads()
@@ -146,5 +146,33 @@ def ar_value_and_grad(kq: jax.Array, pv: jax.Array, x: jax.Array) -> Run:
             error = (value @ read)[..., 0] - x[:, t]
             loss = loss + 0.5 * (error.real**2 + error.imag**2).sum(-1).mean()
         return loss.detach(), *torch.autograd.grad(loss, [kq, pv])
+
+    return _best_threads(run)
+
+
+def ar_layer_value_and_grad(kq: jax.Array, pv: jax.Array, x: jax.Array) -> Run:
+    """The same by the definition: the whole layer on every prefix, its last column."""
+    kq, pv = (_tensor(a).requires_grad_() for a in (kq, pv))
+    x = _tensor(x)
+    embedded = torch.cat([x, torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1)], -1)
+    embedded = embedded.transpose(1, 2)
+
+    def run() -> Any:
+        total, gradients = 0.0, [torch.zeros_like(kq), torch.zeros_like(pv)]
+        for t in range(2, x.shape[1]):
+            seen = embedded[:, :, :t]
+            scores = seen.mH @ (kq.to(x.dtype) @ seen) / (t - 1)
+            out = pv.to(x.dtype) @ seen @ scores
+            error = out[:, :, -1] - x[:, t]
+            loss = 0.5 * (error.real**2 + error.imag**2).sum(-1).mean()
+            # One position at a time: the scores of all would not fit in memory.
+            gradients = [
+                g + new
+                for g, new in zip(
+                    gradients, torch.autograd.grad(loss, [kq, pv]), strict=True
+                )
+            ]
+            total += loss.detach()
+        return total, *gradients
 
     return _best_threads(run)
