@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import checkify
 
 from jaxkit import ops
 from tests.ops._recurrences import complex_normal, mesa
@@ -206,6 +207,15 @@ def test_gradient_keeps_a_matrix_per_chunk_not_per_token(solver):
     program = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(x, x, x).compile()
     per_token = length * features * features * 4
     assert program.memory_analysis().temp_size_in_bytes < per_token
+
+
+def test_a_ridge_that_is_not_positive_is_found_by_checkify():
+    key = jnp.ones((2, 1, 1))
+    solve = lambda ridge: ops.mesa_attention(key, key, key, ridge=ridge)
+    checked = checkify.checkify(jax.jit(solve))
+    assert checked(1.0)[0].get() is None
+    with pytest.raises(checkify.JaxRuntimeError, match="`ridge` must be positive"):
+        checked(0.0)[0].throw()
 
 
 def test_the_ridge_is_traced():

@@ -4,6 +4,7 @@ from typing import Literal, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import checkify
 
 from jaxkit._core import checks
 from jaxkit._core.dtypes import accumulation_dtype
@@ -133,7 +134,8 @@ def mesa_attention(
     Raises:
       TypeError: if an argument has a wrong dtype.
       ValueError: if the shapes do not fit, ``T`` is 0, an option is unknown, or
-        ``log_decay`` is per channel or given to ``"rls"``.
+        ``log_decay`` is per channel or given to ``"rls"``. A ridge that is not
+        positive is reported under :func:`jax.experimental.checkify.checkify` only.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -158,6 +160,7 @@ def mesa_attention(
     x, start = _start(x, initial_state)
     *lead, _, heads, features = x.key.shape
     checks.broadcastable("ridge", ridge, (*lead, heads, features))
+    checkify.debug_check(jnp.all(ridge > 0), "`ridge` must be positive.")
     ridge = jnp.broadcast_to(ridge, (*lead, heads, features)).astype(x.dtype)
     if beta is None:
         weights = jnp.ones_like(x.key, shape=(*x.key.shape[:-1], 1))
