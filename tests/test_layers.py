@@ -16,6 +16,7 @@ LAYERS = {
     "_core": 0.5,
     "ops": 1,
     "mesa": 2,
+    "preference": 2,
     "nn": 4,
 }
 ALLOWED_OUTSIDE = {"jax", "numpy", "optax"}

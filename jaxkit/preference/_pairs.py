@@ -1,0 +1,140 @@
+"""The log-probabilities of a pair of answers, and how every loss reads them."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import checkify
+
+from jaxkit._core import checks
+from jaxkit._core.dtypes import accumulation_dtype
+from jaxkit.ops import masked_fill
+from jaxkit.typing import ArrayLike
+
+__all__ = [
+    "PairLogps",
+    "averages",
+    "check_label_smoothing",
+    "check_positive",
+    "hyper",
+    "log_ratio",
+    "log_ratios",
+    "real_arrays",
+    "scaled",
+]
+
+
+class PairLogps(NamedTuple):
+    """Log-probabilities of the two answers of each pair, given their prompt.
+
+    Each is the sum over the tokens of the answer, prompt and padding left out.
+
+    Attributes:
+      chosen: of the better answer under the policy, shape ``[...]``.
+      rejected: of the worse answer under the policy, shape ``[...]``.
+      ref_chosen: of the better answer under the frozen reference, shape ``[...]``;
+        None if only losses without a reference read the pair.
+      ref_rejected: of the worse answer under the frozen reference, as ``ref_chosen``.
+    """
+
+    chosen: ArrayLike
+    rejected: ArrayLike
+    ref_chosen: ArrayLike | None = None
+    ref_rejected: ArrayLike | None = None
+
+
+def real_arrays(where: ArrayLike | None, **arrays: ArrayLike) -> tuple[jax.Array, ...]:
+    """Gives real arrays of one shape in one dtype, at least float32, masked by 0."""
+    reals = checks.floating(**arrays)
+    checks.same_shape(**dict(zip(arrays, reals, strict=True)))
+    # A Python scalar takes the dtype of the arrays beside it.
+    strong = [x for x in reals if not x.aval.weak_type]
+    dtype = accumulation_dtype(*(strong or reals))
+    return tuple(masked_fill(x.astype(dtype), where) for x in reals)
+
+
+def log_ratio(logps: jax.Array, ref_logps: jax.Array) -> jax.Array:
+    """Gives log pi - log ref, with no gradient to the reference."""
+    # An answer that the reference cannot give has no log-ratio: not +-infinity, which
+    # a sigmoid would quietly turn into 0 or 1.
+    reference = jnp.where(jnp.isinf(ref_logps), jnp.nan, ref_logps)
+    return logps - jax.lax.stop_gradient(reference)
+
+
+def log_ratios(
+    chosen_logps: ArrayLike,
+    rejected_logps: ArrayLike,
+    ref_chosen_logps: ArrayLike,
+    ref_rejected_logps: ArrayLike,
+    where: ArrayLike | None,
+) -> tuple[jax.Array, jax.Array]:
+    """Gives the log-ratios of the chosen and of the rejected answers, 0 where masked."""
+    chosen, rejected, ref_chosen, ref_rejected = real_arrays(
+        where,
+        chosen_logps=chosen_logps,
+        rejected_logps=rejected_logps,
+        ref_chosen_logps=ref_chosen_logps,
+        ref_rejected_logps=ref_rejected_logps,
+    )
+    return log_ratio(chosen, ref_chosen), log_ratio(rejected, ref_rejected)
+
+
+def averages(
+    where: ArrayLike | None, values: jax.Array, **lengths: ArrayLike | None
+) -> jax.Array:
+    """Divides sums over tokens by the number of tokens, at least 1."""
+    ((name, given),) = lengths.items()
+    if given is None:
+        raise ValueError(f"`{name}` is needed to average over tokens, got None.")
+    counts = jnp.asarray(given)
+    if not jnp.issubdtype(counts.dtype, jnp.integer):
+        (counts,) = checks.floating(**{name: counts})
+    checks.broadcastable(name, counts, values.shape)
+    counts = jnp.broadcast_to(counts.astype(values.dtype), values.shape)
+    counts = jax.lax.stop_gradient(masked_fill(counts, where, fill=1.0))
+    return values / jnp.maximum(counts, 1.0)
+
+
+def hyper(like: jax.Array, **values: ArrayLike) -> tuple[jax.Array, ...]:
+    """Brings hyper-parameters, scalars or one per pair, to the shape of the pairs."""
+    out = []
+    for name, value in zip(values, checks.floating(**values), strict=True):
+        checks.broadcastable(name, value, like.shape)
+        out.append(jnp.broadcast_to(value.astype(like.dtype), like.shape))
+    return tuple(out)
+
+
+def check_positive(**values: ArrayLike) -> None:
+    """Offers the check of positive values to ``checkify``."""
+    for name, value in values.items():
+        (value,) = checks.floating(**{name: value})
+        if value.size:
+            checkify.debug_check(
+                jnp.all(value > 0),
+                f"`{name}` must be positive, got {{low}}.",
+                low=jnp.min(value),
+            )
+
+
+def check_label_smoothing(
+    value: ArrayLike, *, low_open: bool = False, high_open: bool = False
+) -> None:
+    """Offers the check of a label smoothing between 0 and 1/2 to ``checkify``."""
+    (value,) = checks.floating(label_smoothing=value)
+    if not value.size:
+        return
+    inside = (value > 0) if low_open else (value >= 0)
+    inside &= (value < 0.5) if high_open else (value <= 0.5)
+    interval = f"{'(' if low_open else '['}0, 0.5{')' if high_open else ']'}"
+    checkify.debug_check(
+        jnp.all(inside),
+        f"`label_smoothing` must lie in {interval}, got {{low}} to {{high}}.",
+        low=jnp.min(value),
+        high=jnp.max(value),
+    )
+
+
+def scaled(factor: jax.Array, margin: jax.Array) -> jax.Array:
+    """Multiplies so that a factor of 0 silences an infinite margin."""
+    silent = (factor == 0) & jnp.isinf(margin)
+    return factor * masked_fill(margin, ~silent)
