@@ -3,12 +3,20 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jaxkit import mesa, ops, preference, typing
+from jaxkit import entanglement, mesa, ops, preference, typing
 
 if TYPE_CHECKING:
     from jaxkit import nn
 
-__all__ = ["__version__", "mesa", "nn", "ops", "preference", "typing"]
+__all__ = [
+    "__version__",
+    "entanglement",
+    "mesa",
+    "nn",
+    "ops",
+    "preference",
+    "typing",
+]
 
 __version__ = "0.1.0"
 

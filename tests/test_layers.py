@@ -17,6 +17,7 @@ LAYERS = {
     "ops": 1,
     "mesa": 2,
     "preference": 2,
+    "entanglement": 3,
     "nn": 4,
 }
 ALLOWED_OUTSIDE = {"jax", "numpy", "optax"}

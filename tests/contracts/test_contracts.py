@@ -15,23 +15,29 @@ import pytest
 
 import jaxkit
 from jaxkit import ops
-from tests.contracts import _mesa_rows, _ops_rows, _preference_rows
+from tests.contracts import _entanglement_rows, _mesa_rows, _ops_rows, _preference_rows
 from tests.contracts._contract import Bad, Contract, cast, scalarize
 
 ROWS: dict[str, Contract] = {
     **{f"ops.{name}": row for name, row in _ops_rows.ROWS.items()},
     **{f"mesa.{name}": row for name, row in _mesa_rows.ROWS.items()},
     **{f"preference.{name}": row for name, row in _preference_rows.ROWS.items()},
+    **{f"entanglement.{name}": row for name, row in _entanglement_rows.ROWS.items()},
 }
 ELSEWHERE: dict[str, str] = {
     **{f"ops.{name}": why for name, why in _ops_rows.ELSEWHERE.items()},
     **{f"mesa.{name}": why for name, why in _mesa_rows.ELSEWHERE.items()},
     **{f"preference.{name}": why for name, why in _preference_rows.ELSEWHERE.items()},
+    **{
+        f"entanglement.{name}": why
+        for name, why in _entanglement_rows.ELSEWHERE.items()
+    },
 }
 PACKAGES = {
     "ops": jaxkit.ops,
     "mesa": jaxkit.mesa,
     "preference": jaxkit.preference,
+    "entanglement": jaxkit.entanglement,
 }
 
 
