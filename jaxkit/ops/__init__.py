@@ -7,6 +7,13 @@ from jaxkit.ops._linear_attention._attention import (
 )
 from jaxkit.ops._linear_attention._delta_rule import delta_rule
 from jaxkit.ops._linear_attention._mesa import MesaState, mesa_attention
+from jaxkit.ops._log_softmax._linear import (
+    TokenStatistics,
+    linear_selected_log_probs,
+    token_statistics,
+)
+from jaxkit.ops._log_softmax._selected import selected_log_probs
+from jaxkit.ops._log_softmax._sequence import segment_log_probs, sequence_log_probs
 from jaxkit.ops._masking import masked_fill, masked_mean, masked_sum, safe_divide
 from jaxkit.ops._numerics import abs_squared
 from jaxkit.ops._ode import integrate
@@ -14,6 +21,7 @@ from jaxkit.ops._sharding import data_mesh, match_varying, shard_batch
 
 __all__ = [
     "MesaState",
+    "TokenStatistics",
     "abs_squared",
     "cholesky_solve",
     "data_mesh",
@@ -21,11 +29,16 @@ __all__ = [
     "integrate",
     "linear_attention",
     "linear_attention_step",
+    "linear_selected_log_probs",
     "masked_fill",
     "masked_mean",
     "masked_sum",
     "match_varying",
     "mesa_attention",
     "safe_divide",
+    "segment_log_probs",
+    "selected_log_probs",
+    "sequence_log_probs",
     "shard_batch",
+    "token_statistics",
 ]

@@ -1,0 +1,153 @@
+"""Checks and common form of the arguments of the functions of a vocabulary."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import checkify
+
+from jaxkit._core import checks
+from jaxkit._core.dtypes import accumulation_dtype, promoted_dtype
+from jaxkit.ops._masking import masked_fill
+from jaxkit.ops._sharding import match_varying
+from jaxkit.typing import ArrayLike, PrecisionLike
+
+__all__ = ["Head", "as_labels", "as_mask", "prepare"]
+
+
+class Head(NamedTuple):
+    """Flat tokens and the linear map from them to logits.
+
+    Attributes:
+      hidden: the tokens ``[N, D]``, 0 where they do not count, in the accumulation
+        dtype, so that the gradients of many tiles are added in it.
+      weight: as the caller has it, ``[V, D]`` or ``[D, V]``.
+      bias: ``[V]`` in the accumulation dtype, or None.
+      labels: ``[N]``, relative to the first row of ``weight``.
+      temperature: scalar in the accumulation dtype.
+      logit_softcap: scalar in the accumulation dtype, or None.
+      vocab_axis: which axis of ``weight`` counts the vocabulary.
+      product_dtype: dtype of the factors of the matrix products.
+      precision: of the matrix products.
+    """
+
+    hidden: jax.Array
+    weight: jax.Array
+    bias: jax.Array | None
+    labels: jax.Array
+    temperature: jax.Array
+    logit_softcap: jax.Array | None
+    vocab_axis: int
+    product_dtype: jnp.dtype
+    precision: PrecisionLike
+
+    @property
+    def vocabulary(self) -> int:
+        """The number of rows, or columns, of the weight at hand."""
+        return self.weight.shape[self.vocab_axis]
+
+
+def as_labels(labels: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
+    """Turns labels into an integer array of the shape of the tokens."""
+    array = jnp.asarray(labels)
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(f"`labels` must have an integer dtype, got {array.dtype}.")
+    if array.shape != shape:
+        raise ValueError(
+            f"`labels` must have shape {shape}, one for each token, got {array.shape}."
+        )
+    return array
+
+
+def as_mask(where: ArrayLike | None, labels: jax.Array) -> jax.Array:
+    """The tokens that count: those of `where` whose label is not negative."""
+    mask = labels >= 0
+    if where is None:
+        return mask
+    given = jnp.asarray(where)
+    if given.dtype != jnp.bool_:
+        raise TypeError(f"`where` must have dtype bool, got {given.dtype}.")
+    checks.broadcastable("where", given, labels.shape)
+    return mask & jnp.broadcast_to(given, labels.shape)
+
+
+def prepare(
+    hidden: ArrayLike,
+    weight: ArrayLike,
+    labels: ArrayLike,
+    *,
+    bias: ArrayLike | None,
+    vocab_axis: int,
+    temperature: ArrayLike,
+    logit_softcap: ArrayLike | None,
+    chunk_size: int | None,
+    axis_name: str | None,
+    precision: PrecisionLike,
+    where: ArrayLike | None,
+) -> tuple[Head, jax.Array]:
+    """Checks the arguments; returns the flat head and the mask in full shape."""
+    hidden, weight, temperature = checks.floating(
+        hidden=hidden, weight=weight, temperature=temperature
+    )
+    if isinstance(vocab_axis, bool) or vocab_axis not in (0, 1):
+        raise ValueError(f"`vocab_axis` must be 0 or 1, got {vocab_axis!r}.")
+    checks.min_ndim("hidden", hidden, 1)
+    features = hidden.shape[-1]
+    if weight.ndim != 2 or weight.shape[1 - vocab_axis] != features:
+        want = f"(V, {features})" if vocab_axis == 0 else f"({features}, V)"
+        raise ValueError(
+            f"`weight` must have shape {want} for `hidden` of shape {hidden.shape} "
+            f"and `vocab_axis={vocab_axis}`, got {weight.shape}."
+        )
+    vocabulary = weight.shape[vocab_axis]
+    checks.axis_size("weight", weight, vocab_axis, 1)
+    if chunk_size is not None:
+        checks.at_least("chunk_size", chunk_size, 1)
+        if chunk_size > vocabulary:
+            raise ValueError(
+                f"`chunk_size` must be at most {vocabulary}, the vocabulary of "
+                f"`weight`, got {chunk_size}."
+            )
+    _check_scalar("temperature", temperature)
+    labels = as_labels(labels, hidden.shape[:-1])
+    mask = as_mask(where, labels)
+    dtype = accumulation_dtype(hidden, weight)
+    if bias is not None:
+        (bias,) = checks.floating(bias=bias)
+        if bias.shape != (vocabulary,):
+            raise ValueError(
+                f"`bias` must have shape ({vocabulary},), got {bias.shape}."
+            )
+        dtype = accumulation_dtype(hidden, weight, bias)
+        bias = bias.astype(dtype)
+    if logit_softcap is not None:
+        (logit_softcap,) = checks.floating(logit_softcap=logit_softcap)
+        _check_scalar("logit_softcap", logit_softcap)
+        checkify.debug_check(logit_softcap > 0, "`logit_softcap` must be positive.")
+        logit_softcap = logit_softcap.astype(dtype)
+    checkify.debug_check(temperature > 0, "`temperature` must be positive.")
+    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * vocabulary
+    total = vocabulary * (1 if axis_name is None else jax.lax.axis_size(axis_name))
+    checkify.debug_check(
+        jnp.all(~mask | (labels < total)), "`labels` must be less than the vocabulary."
+    )
+    tokens = masked_fill(hidden, mask[..., None]).reshape(-1, features)
+    # One pcast here, so that the gradient is summed over devices once, not by tile.
+    tokens = match_varying(tokens.astype(dtype), weight)
+    head = Head(
+        hidden=tokens,
+        weight=weight,
+        bias=bias,
+        labels=labels.reshape(-1) - first,
+        temperature=temperature.astype(dtype),
+        logit_softcap=logit_softcap,
+        vocab_axis=vocab_axis,
+        product_dtype=promoted_dtype(hidden, weight),
+        precision=precision,
+    )
+    return head, mask
+
+
+def _check_scalar(name: str, array: jax.Array) -> None:
+    if array.ndim:
+        raise ValueError(f"`{name}` must be a scalar, got shape {array.shape}.")
