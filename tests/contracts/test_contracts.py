@@ -15,19 +15,30 @@ import pytest
 
 import jaxkit
 from jaxkit import ops
-from tests.contracts import _entanglement_rows, _mesa_rows, _ops_rows, _preference_rows
+from tests.contracts import (
+    _adapter_rows,
+    _entanglement_rows,
+    _mesa_rows,
+    _ops_rows,
+    _preference_rows,
+    _selm_rows,
+)
 from tests.contracts._contract import Bad, Contract, cast, scalarize
 
 ROWS: dict[str, Contract] = {
     **{f"ops.{name}": row for name, row in _ops_rows.ROWS.items()},
     **{f"mesa.{name}": row for name, row in _mesa_rows.ROWS.items()},
     **{f"preference.{name}": row for name, row in _preference_rows.ROWS.items()},
+    **{f"preference.{name}": row for name, row in _adapter_rows.ROWS.items()},
+    **{f"preference.{name}": row for name, row in _selm_rows.ROWS.items()},
     **{f"entanglement.{name}": row for name, row in _entanglement_rows.ROWS.items()},
 }
 ELSEWHERE: dict[str, str] = {
     **{f"ops.{name}": why for name, why in _ops_rows.ELSEWHERE.items()},
     **{f"mesa.{name}": why for name, why in _mesa_rows.ELSEWHERE.items()},
     **{f"preference.{name}": why for name, why in _preference_rows.ELSEWHERE.items()},
+    **{f"preference.{name}": why for name, why in _adapter_rows.ELSEWHERE.items()},
+    **{f"preference.{name}": why for name, why in _selm_rows.ELSEWHERE.items()},
     **{
         f"entanglement.{name}": why
         for name, why in _entanglement_rows.ELSEWHERE.items()
@@ -50,7 +61,12 @@ def public_names() -> set[str]:
 
 
 def rows(condition: Any = lambda row: True) -> Any:
-    names = [name for name, row in ROWS.items() if condition(row)]
+    """Selects rows; the variants of a function, after a colon, are slow tests."""
+    names = [
+        pytest.param(name, marks=pytest.mark.slow if ":" in name else ())
+        for name, row in ROWS.items()
+        if condition(row)
+    ]
     return pytest.mark.parametrize("name", names)
 
 
