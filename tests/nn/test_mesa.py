@@ -64,7 +64,7 @@ def tokens(*lead: int) -> jax.Array:
 
 
 def test_every_module_is_tested():
-    assert {name.split("_")[0] for name in MODULES} == set(nn.__all__)
+    assert {name.split("_")[0] for name in MODULES} == set(nn.mesa.__all__)
 
 
 @pytest.mark.parametrize("make", MODULES.values(), ids=MODULES.keys())
