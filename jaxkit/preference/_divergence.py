@@ -7,10 +7,17 @@ import numpy as np
 from jaxkit._core import checks
 from jaxkit._core.dtypes import accumulation_dtype
 from jaxkit._core.jit import jit
-from jaxkit.preference._pairs import hyper, log_ratios, scaled
+from jaxkit.preference._pairs import check_positive, hyper, log_ratios, scaled
 from jaxkit.typing import ArrayLike
 
-__all__ = ["DIVERGENCES", "f_divergence_score", "pair_scores", "scaled_expm1"]
+__all__ = [
+    "DIVERGENCES",
+    "exponent_cut",
+    "f_divergence_score",
+    "pair_margin",
+    "pair_scores",
+    "scaled_expm1",
+]
 
 DIVERGENCES = ("reverse_kl", "forward_kl", "js", "alpha")
 _SERIES_COEFFICIENTS = tuple(1.0 / float(np.prod(range(1, k + 2))) for k in range(16))
@@ -70,6 +77,32 @@ def pair_scores(
     return score(a, divergence, alpha, cut), score(b, divergence, alpha, cut)
 
 
+def pair_margin(
+    chosen_logps: ArrayLike,
+    rejected_logps: ArrayLike,
+    ref_chosen_logps: ArrayLike,
+    ref_rejected_logps: ArrayLike,
+    *,
+    beta: ArrayLike,
+    divergence: str,
+    divergence_alpha: ArrayLike,
+    where: ArrayLike | None,
+) -> jax.Array:
+    """Gives beta times the difference of the two scores of each pair."""
+    check_positive(beta=beta)
+    a, b = pair_scores(
+        chosen_logps,
+        rejected_logps,
+        ref_chosen_logps,
+        ref_rejected_logps,
+        divergence=divergence,
+        divergence_alpha=divergence_alpha,
+        where=where,
+    )
+    (beta,) = hyper(a, beta=beta)
+    return beta * (a - b)
+
+
 @jit(static_argnames=("divergence",))
 def f_divergence_score(
     log_ratio: ArrayLike,
@@ -109,11 +142,10 @@ def f_divergence_score(
       ValueError: if ``divergence`` is unknown.
 
     Examples:
-      >>> import jax.numpy as jnp
       >>> from jaxkit import preference
-      >>> a = jnp.array([-1.0, 0.0, 1.0])
-      >>> print(preference.f_divergence_score(a, divergence="forward_kl"))
-      [-1.7182817   0.          0.63212055]
+      >>> score = preference.f_divergence_score(1.0, divergence="forward_kl")
+      >>> print(f"{score:.4f}")
+      0.6321
 
     References:
       Wang et al., *Beyond Reverse KL: Generalizing Direct Preference Optimization with

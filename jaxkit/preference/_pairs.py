@@ -13,6 +13,7 @@ from jaxkit.typing import ArrayLike
 
 __all__ = [
     "PairLogps",
+    "average_log_probs",
     "averages",
     "check_label_smoothing",
     "check_positive",
@@ -21,6 +22,7 @@ __all__ = [
     "log_ratios",
     "real_arrays",
     "scaled",
+    "token_counts",
 ]
 
 
@@ -79,20 +81,44 @@ def log_ratios(
     return log_ratio(chosen, ref_chosen), log_ratio(rejected, ref_rejected)
 
 
-def averages(
-    where: ArrayLike | None, values: jax.Array, **lengths: ArrayLike | None
+def token_counts(
+    where: ArrayLike | None, like: jax.Array, **lengths: ArrayLike | None
 ) -> jax.Array:
-    """Divides sums over tokens by the number of tokens, at least 1."""
+    """Gives the number of tokens of each answer, at least 1, in the dtype of `like`."""
     ((name, given),) = lengths.items()
     if given is None:
         raise ValueError(f"`{name}` is needed to average over tokens, got None.")
     counts = jnp.asarray(given)
     if not jnp.issubdtype(counts.dtype, jnp.integer):
         (counts,) = checks.floating(**{name: counts})
-    checks.broadcastable(name, counts, values.shape)
-    counts = jnp.broadcast_to(counts.astype(values.dtype), values.shape)
+    checks.broadcastable(name, counts, like.shape)
+    counts = jnp.broadcast_to(counts.astype(like.dtype), like.shape)
     counts = jax.lax.stop_gradient(masked_fill(counts, where, fill=1.0))
-    return values / jnp.maximum(counts, 1.0)
+    return jnp.maximum(counts, 1.0)
+
+
+def averages(
+    where: ArrayLike | None, values: jax.Array, **lengths: ArrayLike | None
+) -> jax.Array:
+    """Divides sums over tokens by the number of tokens."""
+    return values / token_counts(where, values, **lengths)
+
+
+def average_log_probs(
+    chosen_logps: ArrayLike,
+    rejected_logps: ArrayLike,
+    chosen_lengths: ArrayLike | None,
+    rejected_lengths: ArrayLike | None,
+    where: ArrayLike | None,
+) -> tuple[jax.Array, jax.Array]:
+    """Gives the log-probabilities per token of both answers, 0 where masked."""
+    chosen, rejected = real_arrays(
+        where, chosen_logps=chosen_logps, rejected_logps=rejected_logps
+    )
+    return (
+        averages(where, chosen, chosen_lengths=chosen_lengths),
+        averages(where, rejected, rejected_lengths=rejected_lengths),
+    )
 
 
 def hyper(like: jax.Array, **values: ArrayLike) -> tuple[jax.Array, ...]:
