@@ -85,8 +85,9 @@ def selm_value_gap(
       >>> import jax.numpy as jnp
       >>> from jaxkit import preference
       >>> ref = jnp.log(jnp.array([0.5, 0.5]))
-      >>> print(preference.selm_value_gap(jnp.array([1.0, 0.0]), ref, beta=1.0))
-      0.12011451
+      >>> gap = preference.selm_value_gap(jnp.array([1.0, 0.0]), ref, beta=1.0)
+      >>> print(f"{gap:.4f}")
+      0.1201
 
     References:
       Zhang et al., *Self-Exploring Language Models*, TMLR 2025, section 4.1 and
