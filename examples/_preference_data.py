@@ -109,9 +109,7 @@ def _from_messages(prompt: Any, chosen: list[Any], rejected: list[Any]) -> Pair:
             raise ValueError(f"the last message of {name!r} must be the assistant's.")
     turns = [(m["role"], m["content"]) for m in chosen[:-1]]
     if turns != [(m["role"], m["content"]) for m in rejected[:-1]]:
-        raise ValueError(
-            "'chosen' and 'rejected' must agree up to their last message."
-        )
+        raise ValueError("'chosen' and 'rejected' must agree up to their last message.")
     if not turns and isinstance(prompt, str):
         turns = [("user", prompt)]
     if not turns:
@@ -251,7 +249,8 @@ class PairData:
         self.counts = counts
         self.texts = [_decode(row, tokenizer) for row in rows]
         self.ties = np.array([a == b for _, (a, b) in rows])
-        self._buckets = [
+        self.lengths = np.array([[len(a), len(b)] for _, (a, b) in rows])
+        self.buckets = [
             self._pad(rows, np.flatnonzero(places == place), length, tokenizer.pad)
             for place, length in enumerate(lengths)
             if np.any(places == place)
@@ -264,9 +263,7 @@ class PairData:
         """Gives the number of pairs."""
         return self.counts.kept
 
-    def _pad(
-        self, rows: list[_Row], index: np.ndarray, length: int, pad: int
-    ) -> Batch:
+    def _pad(self, rows: list[_Row], index: np.ndarray, length: int, pad: int) -> Batch:
         tokens = np.full((index.size, 2, length), pad, np.int32)
         where = np.zeros((index.size, 2, length), bool)
         for i, row in enumerate(index):
@@ -279,7 +276,7 @@ class PairData:
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Counts the batches of an epoch; each bucket fills its last one up."""
-        return sum(-(-len(b.index) // batch_size) for b in self._buckets)
+        return sum(-(-len(b.index) // batch_size) for b in self.buckets)
 
     def batch(self, step: int, *, batch_size: int, seed: int) -> Batch:
         """Gives the batch of a step, a function of the arguments alone.
@@ -289,11 +286,11 @@ class PairData:
         """
         epoch, place = divmod(step, self.steps_per_epoch(batch_size))
         bucket, index = self._order(epoch, batch_size, seed)[place]
-        return _take(self._buckets[bucket], index, batch_size)
+        return _take(self.buckets[bucket], index, batch_size)
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         """Gives every pair once, bucket by bucket, in the order of the file."""
-        for bucket in self._buckets:
+        for bucket in self.buckets:
             for start in range(0, len(bucket.index), batch_size):
                 index = np.arange(start, min(start + batch_size, len(bucket.index)))
                 yield _take(bucket, index, batch_size)
@@ -303,7 +300,7 @@ class PairData:
             random = np.random.default_rng([seed, epoch])
             batches = [
                 (number, part)
-                for number, bucket in enumerate(self._buckets)
+                for number, bucket in enumerate(self.buckets)
                 for part in _split(random.permutation(len(bucket.index)), size)
             ]
             places = random.permutation(len(batches))
