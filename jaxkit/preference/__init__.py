@@ -51,8 +51,8 @@ from jaxkit.preference._sppo import sppo_loss
 from jaxkit.preference._token_weights import length_decomposed_log_probs, wpo_weights
 
 __all__ = [
-    "HiddenFn",
     "LOSS_TYPES",
+    "HiddenFn",
     "PairLogps",
     "PairSlopes",
     "PreferenceConfig",

@@ -179,8 +179,9 @@ def selm_loss(
       >>> import jax.numpy as jnp
       >>> from jaxkit import preference
       >>> logps = (jnp.array([x]) for x in (-10., -14., -20., -11., -13., -18.))
-      >>> print(preference.selm_loss(*logps, alpha=0.01, beta=0.1).round(4))
-      [0.5961]
+      >>> loss = preference.selm_loss(*logps, alpha=0.01, beta=0.1)
+      >>> print(f"{loss[0]:.4f}")
+      0.5961
 
     References:
       Zhang et al., *Self-Exploring Language Models*, TMLR 2025, eq. 4.2.

@@ -57,8 +57,9 @@ def xpo_loss(
       >>> import jax.numpy as jnp
       >>> from jaxkit import preference
       >>> logps = (jnp.array([x]) for x in (-10., -14., -20., -11., -13.))
-      >>> print(preference.xpo_loss(*logps, alpha=1e-3).round(4))
-      [0.5781]
+      >>> loss = preference.xpo_loss(*logps, alpha=1e-3)
+      >>> print(f"{loss[0]:.4f}")
+      0.5781
 
     References:
       Xie et al., *Exploratory Preference Optimization*, ICLR 2025, algorithm 1.
@@ -132,8 +133,9 @@ def vpo_loss(
       >>> import jax.numpy as jnp
       >>> from jaxkit import preference
       >>> logps = [jnp.array([x]) for x in (-10., -14., -20., -11., -13., -18.)]
-      >>> print(preference.vpo_loss(*logps, alpha=0.01, sign=-1.0).round(4))
-      [0.6001]
+      >>> loss = preference.vpo_loss(*logps, alpha=0.01, sign=-1.0)
+      >>> print(f"{loss[0]:.4f}")
+      0.6001
 
     References:
       Cen et al., *Value-Incentivized Preference Optimization*, ICLR 2025.
@@ -204,8 +206,9 @@ def se_popo_loss(
       >>> import jax.numpy as jnp
       >>> from jaxkit import preference
       >>> logps = [jnp.array([x]) for x in (-10., -14., -20., -11., -13., -18.)]
-      >>> print(preference.se_popo_loss(*logps, alpha=0.01).round(4))
-      [0.5932]
+      >>> loss = preference.se_popo_loss(*logps, alpha=0.01)
+      >>> print(f"{loss[0]:.4f}")
+      0.5932
 
     References:
       Chen et al., *Avoiding exp(Rmax) scaling in RLHF through preference-based

@@ -237,7 +237,18 @@ ROWS = {
     ),
 }
 
+_TESTED = "takes callables; see tests/preference/test_loop.py"
+
 ELSEWHERE = {
     "RankedPair": "a tuple; see tests/preference/test_ranking.py",
+    "SelmBatch": "a tuple; see tests/preference/test_loop.py",
+    "SelmConfig": "settings; see tests/preference/test_loop.py",
     "SelmRates": "a tuple; see tests/preference/test_selm_theory.py",
+    "SelmState": "a tuple; see tests/preference/test_loop.py",
+    "collect": _TESTED,
+    "init_replay": "shapes only; see tests/preference/test_loop.py",
+    "init_selm": _TESTED,
+    "run_selm": _TESTED,
+    "train_round": _TESTED,
+    "update_reference": "acts on a state; see tests/preference/test_loop.py",
 }
