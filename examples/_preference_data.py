@@ -94,30 +94,36 @@ def _from_transcripts(chosen: str, rejected: str) -> Pair:
 
 
 def _from_messages(prompt: Any, chosen: list[Any], rejected: list[Any]) -> Pair:
-    for name, messages in (("chosen", chosen), ("rejected", rejected)):
-        for message in messages:
-            if not (
-                isinstance(message, dict)
-                and isinstance(message.get("role"), str)
-                and isinstance(message.get("content"), str)
-            ):
-                raise ValueError(
-                    f"each message of {name!r} must have a string 'role' and a "
-                    f"string 'content', got {message!r:.80}."
-                )
-        if not messages or messages[-1]["role"] != "assistant":
+    good, bad = _turns("chosen", chosen), _turns("rejected", rejected)
+    for name, turns in (("chosen", good), ("rejected", bad)):
+        if not turns or turns[-1][0] != "assistant":
             raise ValueError(f"the last message of {name!r} must be the assistant's.")
-    turns = [(m["role"], m["content"]) for m in chosen[:-1]]
-    if turns != [(m["role"], m["content"]) for m in rejected[:-1]]:
+    if good[:-1] != bad[:-1]:
         raise ValueError("'chosen' and 'rejected' must agree up to their last message.")
-    if not turns and isinstance(prompt, str):
-        turns = [("user", prompt)]
-    if not turns:
+    before = good[:-1]
+    if not before and isinstance(prompt, str):
+        before = [("user", prompt)]
+    elif not before and isinstance(prompt, list):
+        before = _turns("prompt", prompt)
+    if not before:
         raise ValueError("there is neither a 'prompt' nor a message before the answer.")
     names = {"user": f"{HUMAN} ", "assistant": f"{ASSISTANT} "}
-    text = "".join(names.get(role, "") + content for role, content in turns)
-    answers = (" " + messages[-1]["content"] for messages in (chosen, rejected))
-    return Pair(text + ASSISTANT, *answers)
+    text = "".join(names.get(role, "") + content for role, content in before)
+    return Pair(text + ASSISTANT, *(f" {turns[-1][1]}" for turns in (good, bad)))
+
+
+def _turns(name: str, messages: list[Any]) -> list[tuple[str, str]]:
+    for message in messages:
+        if not (
+            isinstance(message, dict)
+            and isinstance(message.get("role"), str)
+            and isinstance(message.get("content"), str)
+        ):
+            raise ValueError(
+                f"each message of {name!r} must have a string 'role' and a string "
+                f"'content', got {message!r:.80}."
+            )
+    return [(message["role"], message["content"]) for message in messages]
 
 
 class Tokenizer(Protocol):

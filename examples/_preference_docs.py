@@ -101,8 +101,7 @@ def make_pairs(
     parts = [
         (name, sentences)
         for name, sentences in parts
-        if len(sentences) == count
-        and len(" ".join(sentences).encode()) < max_bytes
+        if len(sentences) == count and len(" ".join(sentences).encode()) < max_bytes
     ]
     random = np.random.default_rng(seed)
     # A cyclic shift of a random order never gives an entry its own description.

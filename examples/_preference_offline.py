@@ -136,7 +136,6 @@ def preference_objective(
     The sum is divided by the size of the batch and not by the number of pairs that
     count, so that the gradients of its parts average to the gradient of the whole.
     """
-
     # A loss that sorts the batch takes no mask: ties and repeated pairs count there.
     sorts = any(name.startswith("aot") for name in config.loss_types)
 

@@ -324,10 +324,7 @@ def print_answers(result: Result, count: int = 3) -> None:
         "The pairs with the least and the greatest log-ratio of the answers",
         ["log-ratio", "prompt", "chosen", "rejected"],
         [
-            [
-                margins[place],
-                *(part[-80:] if i == 0 else part[:80] for i, part in enumerate(text)),
-            ]
+            [margins[place], show(text[0][-60:]), *(show(t[:80]) for t in text[1:])]
             for place, text in zip(places, texts, strict=True)
         ],
     )
