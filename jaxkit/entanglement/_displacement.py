@@ -205,15 +205,14 @@ def displacement_report(
     descended = along(_scaled(descent, step_size))
     moved = along(update)
     actual = _minus(model(new_params), logps)
-    parts = (
-        own,
-        _minus(descended, own),
-        _minus(moved, descended),
-        _minus(actual, moved),
-        actual,
+    return DisplacementReport(
+        own_pair=_masked(own, keep),
+        batch=_masked(_minus(descended, own), keep),
+        optimizer=_masked(_minus(moved, descended), keep),
+        curvature=_masked(_minus(actual, moved), keep),
+        actual=_masked(actual, keep),
+        step_size=step_size,
     )
-    masked = jax.tree.map(lambda part: masked_fill(part, keep), parts)
-    return DisplacementReport(*masked, step_size)
 
 
 def _direction(params: PyTree, update: PyTree) -> PyTree:
@@ -328,3 +327,7 @@ def _scaled(tree: PyTree, factor: jax.Array) -> Any:
 
 def _minus(left: Changes, right: Changes) -> Changes:
     return Changes(left.chosen - right.chosen, left.rejected - right.rejected)
+
+
+def _masked(changes: Changes, keep: jax.Array) -> Changes:
+    return Changes(*(masked_fill(change, keep) for change in changes))
