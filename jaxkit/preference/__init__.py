@@ -7,6 +7,7 @@ from jaxkit.preference._adapter import (
     pair_log_probs,
     precompute_ref_logps,
 )
+from jaxkit.preference._anchored import dpop_loss, rpo_loss, rrhf_loss, slic_loss
 from jaxkit.preference._aot import aot_loss
 from jaxkit.preference._apo import apo_down_loss, apo_zero_loss
 from jaxkit.preference._bco import bco_loss
@@ -35,6 +36,7 @@ from jaxkit.preference._nash_md import nash_md_loss
 from jaxkit.preference._nca import nca_loss
 from jaxkit.preference._optimistic import se_popo_loss, vpo_loss, xpo_loss
 from jaxkit.preference._orpo import odds_ratio_loss, orpo_loss
+from jaxkit.preference._paired_kto import paired_kto_loss
 from jaxkit.preference._pairs import PairLogps
 from jaxkit.preference._ranking import RankedPair, bradley_terry_labels, rank_responses
 from jaxkit.preference._sampling import SampledTokens, sample_tokens
@@ -45,6 +47,7 @@ from jaxkit.preference._selm_theory import (
     selm_value_gap,
 )
 from jaxkit.preference._sft import sft_loss
+from jaxkit.preference._shifted import dpo_shift_loss, r_dpo_loss
 from jaxkit.preference._simpo import alphapo_loss, simpo_loss
 from jaxkit.preference._slopes import PairSlopes, loss_slopes
 from jaxkit.preference._sppo import sppo_loss
@@ -74,6 +77,8 @@ __all__ = [
     "cpo_loss",
     "discopop_loss",
     "dpo_loss",
+    "dpo_shift_loss",
+    "dpop_loss",
     "exo_loss",
     "exploration_bonus",
     "f_divergence_score",
@@ -93,11 +98,15 @@ __all__ = [
     "optimal_policy",
     "orpo_loss",
     "pair_log_probs",
+    "paired_kto_loss",
     "precompute_ref_logps",
     "preference_loss",
     "preference_metrics",
+    "r_dpo_loss",
     "rank_responses",
     "robust_dpo_loss",
+    "rpo_loss",
+    "rrhf_loss",
     "run_selm",
     "sample_tokens",
     "se_popo_loss",
@@ -107,6 +116,7 @@ __all__ = [
     "selm_value_gap",
     "sft_loss",
     "simpo_loss",
+    "slic_loss",
     "sppo_loss",
     "train_round",
     "update_reference",

@@ -17,6 +17,7 @@ import jaxkit
 from jaxkit import ops
 from tests.contracts import (
     _adapter_rows,
+    _anchored_rows,
     _entanglement_rows,
     _mesa_rows,
     _ops_rows,
@@ -30,6 +31,7 @@ ROWS: dict[str, Contract] = {
     **{f"mesa.{name}": row for name, row in _mesa_rows.ROWS.items()},
     **{f"preference.{name}": row for name, row in _preference_rows.ROWS.items()},
     **{f"preference.{name}": row for name, row in _adapter_rows.ROWS.items()},
+    **{f"preference.{name}": row for name, row in _anchored_rows.ROWS.items()},
     **{f"preference.{name}": row for name, row in _selm_rows.ROWS.items()},
     **{f"entanglement.{name}": row for name, row in _entanglement_rows.ROWS.items()},
 }
@@ -38,6 +40,7 @@ ELSEWHERE: dict[str, str] = {
     **{f"mesa.{name}": why for name, why in _mesa_rows.ELSEWHERE.items()},
     **{f"preference.{name}": why for name, why in _preference_rows.ELSEWHERE.items()},
     **{f"preference.{name}": why for name, why in _adapter_rows.ELSEWHERE.items()},
+    **{f"preference.{name}": why for name, why in _anchored_rows.ELSEWHERE.items()},
     **{f"preference.{name}": why for name, why in _selm_rows.ELSEWHERE.items()},
     **{
         f"entanglement.{name}": why
