@@ -147,7 +147,7 @@ def selm_loss(
     Which answer to pass matters more than the convention. With :math:`y'` drawn from
     the reference the expected gradient of the term is 0 where training starts, and
     it adds no exploration; a greedy :math:`y'` pushes steadily off the mode. If
-    :math:`y'` is the chosen answer, the margin stops at
+    :math:`y'` is the chosen answer, the two pushes on it balance at
     :math:`\sigma(-m) = \alpha (1 - \pi_w)`: keep ``alpha`` below 1/2 there.
 
     Args:
