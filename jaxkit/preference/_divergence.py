@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 DIVERGENCES = ("reverse_kl", "forward_kl", "js", "alpha")
-_SERIES_COEFFICIENTS = tuple(1.0 / float(np.prod(range(1, k + 2))) for k in range(16))
+_SERIES_COEFFICIENTS = tuple(1.0 / float(np.prod(range(1, k + 2))) for k in range(11))
 
 
 def exponent_cut(dtype: jnp.dtype) -> float:
@@ -31,7 +31,7 @@ def exponent_cut(dtype: jnp.dtype) -> float:
 def scaled_expm1(values: jax.Array, rate: jax.Array, cut: float) -> jax.Array:
     """Gives (exp(rate x) - 1) / rate, which is x at rate 0, smooth in both."""
     exponent = scaled(rate, values)
-    small = jnp.abs(exponent) < 0.5
+    small = jnp.abs(exponent) < 0.1
     # Below the threshold a quotient of two small numbers has derivatives that cancel:
     # the series of expm1(e) / e has not.
     series = jnp.zeros_like(values)

@@ -396,8 +396,8 @@ ROWS = {
 
 ELSEWHERE = {
     "LOSS_TYPES": "a table: tests/preference/test_config.py",
-    "PairLogps": "a container: tests/preference/test_slopes.py",
-    "PairSlopes": "a container: tests/preference/test_slopes.py",
+    "PairLogps": "a container: tests/preference/test_losses.py",
+    "PairSlopes": "a container: tests/preference/test_losses.py",
     "PreferenceConfig": "a container: tests/preference/test_config.py",
-    "loss_slopes": "takes a callable: tests/preference/test_slopes.py",
+    "loss_slopes": "takes a callable: tests/preference/test_losses.py",
 }
