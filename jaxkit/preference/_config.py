@@ -62,8 +62,7 @@ LOSS_TYPES: Mapping[str, Callable[..., jax.Array]] = {
 _FIELDS = {"weight": "orpo_weight"}
 
 
-def _static(default: object) -> dataclasses.Field:
-    return dataclasses.field(default=default, metadata={"static": True})
+_STATIC = {"static": True}
 
 
 @jax.tree_util.register_dataclass
@@ -98,7 +97,9 @@ class PreferenceConfig:
         weights wrong, or a loss cannot take the divergence.
     """
 
-    loss_type: str | tuple[str, ...] = _static("sigmoid")
+    loss_type: str | tuple[str, ...] = dataclasses.field(
+        default="sigmoid", metadata=_STATIC
+    )
     weights: tuple[ArrayLike, ...] | None = None
     beta: ArrayLike | None = None
     label_smoothing: ArrayLike | None = None
@@ -107,10 +108,10 @@ class PreferenceConfig:
     tau: ArrayLike | None = None
     reward_shift: ArrayLike | None = None
     orpo_weight: ArrayLike | None = None
-    divergence: str = _static("reverse_kl")
+    divergence: str = dataclasses.field(default="reverse_kl", metadata=_STATIC)
     divergence_alpha: ArrayLike = 0.5
-    length_normalize: bool = _static(True)
-    token_average: bool = _static(False)
+    length_normalize: bool = dataclasses.field(default=True, metadata=_STATIC)
+    token_average: bool = dataclasses.field(default=False, metadata=_STATIC)
 
     def __post_init__(self) -> None:
         names = self.loss_types
@@ -150,27 +151,27 @@ class PreferenceConfig:
             )
 
     def _check_numbers(self) -> None:
-        names = self.loss_types
         for field in ("beta", "tau"):
-            value = getattr(self, field)
-            if _is_number(value) and not value > 0:
-                raise ValueError(f"`{field}` must be positive, got {value}.")
-        value = self.label_smoothing
-        if not _is_number(value):
+            value = _known_number(getattr(self, field))
+            if value is not None and not value > 0:
+                raise ValueError(f"`{field}` must be positive, got {value:g}.")
+        value = _known_number(self.label_smoothing)
+        if value is None:
             return
-        above = value > 0 if "exo_pair" in names else value >= 0
-        below = value < 0.5 if "robust" in names else value <= 0.5
+        low_open, high_open = "exo_pair" in self.loss_types, "robust" in self.loss_types
+        above = value > 0 if low_open else value >= 0
+        below = value < 0.5 if high_open else value <= 0.5
         if not (above and below):
-            left = "(" if "exo_pair" in names else "["
-            right = ")" if "robust" in names else "]"
+            interval = f"{'(' if low_open else '['}0, 0.5{')' if high_open else ']'}"
             raise ValueError(
-                f"`label_smoothing` must lie in {left}0, 0.5{right} for "
-                f"{', '.join(names)}, got {value}."
+                f"`label_smoothing` must lie in {interval} for "
+                f"{', '.join(self.loss_types)}, got {value:g}."
             )
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float | np.number)
+def _known_number(value: object) -> float | None:
+    """Gives a number of Python or NumPy; None for arrays, which may be traced."""
+    return float(value) if isinstance(value, int | float | np.number) else None
 
 
 def _has(loss: Callable[..., jax.Array], parameter: str) -> bool:

@@ -95,10 +95,11 @@ def preference_metrics(
       >>> print(f"{metrics['margin']:.4f} {metrics['accuracy']:.1f}")
       0.2000 1.0
     """
-    if pair.ref_chosen is None or pair.ref_rejected is None:
+    ref_chosen, ref_rejected = pair.ref_chosen, pair.ref_rejected
+    if ref_chosen is None or ref_rejected is None:
         raise ValueError("The rewards need `pair.ref_chosen` and `pair.ref_rejected`.")
     check_positive(beta=beta)
-    a, b = log_ratios(*pair, where)
+    a, b = log_ratios(pair.chosen, pair.rejected, ref_chosen, ref_rejected, where)
     (beta,) = hyper(a, beta=beta)
     chosen, rejected = real_arrays(where, chosen=pair.chosen, rejected=pair.rejected)
     columns = {

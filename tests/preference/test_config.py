@@ -146,7 +146,7 @@ def test_a_schedule_of_traced_numbers_compiles_once():
         (r"`beta` must be positive, got 0", {"beta": 0}),
         (r"`beta` must be positive, got -0.1", {"beta": -0.1}),
         (r"`beta` must be positive, got nan", {"beta": float("nan")}),
-        (r"`tau` must be positive, got 0.0", {"loss_type": "discopop", "tau": 0.0}),
+        (r"`tau` must be positive, got 0", {"loss_type": "discopop", "tau": 0.0}),
         (
             r"`label_smoothing` must lie in \[0, 0.5\] for sigmoid, got -0.1",
             {"label_smoothing": -0.1},
@@ -160,7 +160,7 @@ def test_a_schedule_of_traced_numbers_compiles_once():
             {"loss_type": "exo_pair", "label_smoothing": 0},
         ),
         (
-            r"`label_smoothing` must lie in \(0, 0.5\] for sigmoid, exo_pair, got 0.0",
+            r"`label_smoothing` must lie in \(0, 0.5\] for sigmoid, exo_pair, got 0",
             {"loss_type": ("sigmoid", "exo_pair"), "label_smoothing": np.float32(0)},
         ),
     ],
