@@ -19,7 +19,7 @@ class Head(NamedTuple):
     """Flat tokens and the linear map from them to logits.
 
     Attributes:
-      hidden: the tokens ``[N, D]``, 0 where they do not count, in the accumulation
+      hidden: the tokens ``[D, N]``, 0 where they do not count, in the accumulation
         dtype, so that the gradients of many tiles are added in it.
       weight: as the caller has it, ``[V, D]`` or ``[D, V]``.
       bias: ``[V]`` in the accumulation dtype, or None.
@@ -133,7 +133,7 @@ def prepare(
     )
     tokens = masked_fill(hidden, mask[..., None]).reshape(-1, features)
     # One pcast here, so that the gradient is summed over devices once, not by tile.
-    tokens = match_varying(tokens.astype(dtype), weight)
+    tokens = match_varying(tokens.astype(dtype).T, weight)
     head = Head(
         hidden=tokens,
         weight=weight,

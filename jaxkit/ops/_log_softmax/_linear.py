@@ -1,6 +1,6 @@
 """Log-probabilities and statistics of tokens from hidden states, without logits."""
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,8 @@ from jaxkit.ops._log_softmax._tiles import (
     Sums,
     choose_tile,
     combine_devices,
-    scan_tokens,
     scan_vocabulary,
+    sum_valid,
 )
 from jaxkit.ops._masking import masked_fill
 from jaxkit.typing import ArrayLike, PrecisionLike
@@ -208,10 +208,11 @@ def token_statistics(
         statistics=True,
     )
     log_normalizer = jnp.log(sums.exponentials)
+    first, squares = cast(tuple[jax.Array, jax.Array], sums.moments)
     return TokenStatistics(
         log_probs=_restore(_log_probs(sums), mask),
-        entropy=_restore(log_normalizer - sums.first_moment / sums.exponentials, mask),
-        log_sum_sq_probs=_restore(jnp.log(sums.squares) - 2 * log_normalizer, mask),
+        entropy=_restore(log_normalizer - first / sums.exponentials, mask),
+        log_sum_sq_probs=_restore(jnp.log(squares) - 2 * log_normalizer, mask),
         is_top1=(sums.target >= sums.maximum).reshape(mask.shape) & mask,
     )
 
@@ -246,7 +247,7 @@ def _token_sums(
         where=where,
     )
     if skip_masked and mask.size:
-        sums = scan_tokens(head, mask.reshape(-1), chunk_size, statistics=statistics)
+        sums = sum_valid(head, mask.reshape(-1), chunk_size, statistics=statistics)
     else:
         tile = chunk_size or choose_tile(head.vocabulary, mask.size)
         sums = scan_vocabulary(head, tile, statistics=statistics)
@@ -255,7 +256,10 @@ def _token_sums(
         sums = combine_devices(sums, axis_name)
         total *= jax.lax.axis_size(axis_name)
     known = jnp.asarray(labels).reshape(-1) < total
-    return sums._replace(target=jnp.where(known, sums.target, jnp.nan)), mask
+    sums = sums._replace(target=jnp.where(known, sums.target, jnp.nan))
+    # Nothing has been added for tokens left out, and the log of 0 has no slope.
+    fill = lambda leaf: masked_fill(leaf, mask.reshape(-1), fill=1.0)
+    return jax.tree.map(fill, sums), mask
 
 
 def _log_probs(sums: Sums) -> jax.Array:
