@@ -213,8 +213,10 @@ def run_selm(
             config=config,
         )
 
-    def one(state: SelmState, key: Key) -> tuple[SelmState, PyTree]:
-        batch = gather(key, state)
+    def one(carry: tuple[SelmState, Key], _: None) -> Any:
+        state, key = carry
+        key, round_key = jax.random.split(key)
+        batch = gather(round_key, state)
         state, losses = train_round(
             state,
             batch,
@@ -223,9 +225,12 @@ def run_selm(
             config=config,
             bonus_fn=bonus_fn,
         )
-        return state, losses if record is None else record(state, batch)
+        return (state, key), losses if record is None else record(state, batch)
 
     if config.replay and state.replay is None:
         like = jax.eval_shape(gather, key, state)
         state = state._replace(replay=init_replay(like, num_rounds=num_rounds))
-    return jax.lax.scan(one, state, jax.random.split(key, num_rounds))
+    # The key is carried: JAX's check of key reuse takes keys that vmap batches and
+    # scan slices for used twice.
+    (state, _), records = jax.lax.scan(one, (state, key), length=num_rounds)
+    return state, records
