@@ -135,15 +135,15 @@ def test_answers_that_differ_in_one_token_equal_explicit_gradients():
 
 def test_short_suffixes_are_safe_and_long_ones_dangerous():
     rng = np.random.default_rng(7)
-    draws, longest, vocab = 200, 8, 11
+    draws, longest, vocab, gamma = 200, 8, 11, 0.95
     tokens = rng.integers(0, vocab, (draws, longest))
-    after = [
-        softmax(
-            rng.standard_normal((draws, longest, vocab)) + s * np.eye(vocab)[tokens]
-        )
-        for s in (3.0, 1.0)
-    ]
-    probs = softmax(rng.standard_normal((draws, vocab)))
+    # One random head reads hidden states of cosine gamma; the model is surer of the
+    # right token after the chosen answer.
+    logits, noise = 0.5 * rng.standard_normal((2, draws, longest, vocab))
+    other = gamma * logits + np.sqrt(1 - gamma**2) * noise
+    right = np.eye(vocab)[tokens]
+    after = softmax(logits + 3 * right), softmax(other + right)
+    probs = softmax(0.5 * rng.standard_normal((draws, vocab)))
     falls = []
     for length in (0, 1, 2, 3, 4, 6, 8):
         gram = entanglement.suffix_pair_gram(
@@ -152,14 +152,14 @@ def test_short_suffixes_are_safe_and_long_ones_dangerous():
             np.ones(draws, int),
             *after,
             tokens,
-            hidden_cosine=0.95,
+            hidden_cosine=gamma,
             where=np.arange(longest) < length,
         )
         falls.append(np.mean(np.asarray(gram.cross > gram.chosen)))
     # Other draws gave 0, 0, 0, 0, 0.015, 0.235, 0.965.
-    assert falls[:3] == [0.0] * 3
-    assert falls[3] < 0.02
-    assert falls[4] < 0.1 < falls[5] < 0.5 < 0.85 < falls[6]
+    assert max(falls[:5]) < 0.03
+    assert 0.1 < falls[5] < 0.4
+    assert falls[6] > 0.9
 
 
 def test_a_suffix_token_costs_at_most_one_half():
