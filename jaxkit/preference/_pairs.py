@@ -131,33 +131,56 @@ def hyper(like: jax.Array, **values: ArrayLike) -> tuple[jax.Array, ...]:
 
 
 def check_positive(**values: ArrayLike) -> None:
-    """Offers the check of positive values to ``checkify``."""
+    """Raises on a known value that is not positive; offers others to ``checkify``."""
     for name, value in values.items():
-        (value,) = checks.floating(**{name: value})
-        if value.size:
-            checkify.debug_check(
-                jnp.all(value > 0),
-                f"`{name}` must be positive, got {{low}}.",
-                low=jnp.min(value),
-            )
+        _check_range(name, value, low=0.0, low_open=True)
 
 
 def check_label_smoothing(
     value: ArrayLike, *, low_open: bool = False, high_open: bool = False
 ) -> None:
-    """Offers the check of a label smoothing between 0 and 1/2 to ``checkify``."""
-    (value,) = checks.floating(label_smoothing=value)
-    if not value.size:
-        return
-    inside = (value > 0) if low_open else (value >= 0)
-    inside &= (value < 0.5) if high_open else (value <= 0.5)
-    interval = f"{'(' if low_open else '['}0, 0.5{')' if high_open else ']'}"
-    checkify.debug_check(
-        jnp.all(inside),
-        f"`label_smoothing` must lie in {interval}, got {{low}} to {{high}}.",
-        low=jnp.min(value),
-        high=jnp.max(value),
+    """Does the same for a label smoothing, between 0 and 1/2."""
+    _check_range(
+        "label_smoothing",
+        value,
+        low=0.0,
+        high=0.5,
+        low_open=low_open,
+        high_open=high_open,
     )
+
+
+def _check_range(
+    name: str,
+    value: ArrayLike,
+    *,
+    low: float,
+    high: float = jnp.inf,
+    low_open: bool = False,
+    high_open: bool = False,
+) -> None:
+    words = "be positive"
+    if high < jnp.inf:
+        words = f"lie in {'(' if low_open else '['}{low:g}, {high:g}"
+        words += ")" if high_open else "]"
+    within = lambda x: (
+        ((x > low) if low_open else (x >= low))
+        & ((x < high) if high_open else (x <= high))
+    )
+    if isinstance(value, int | float):
+        # A default, seen at trace time. It matters: a program with a debug_check leaves
+        # the fast path of dispatch, which costs several times the loss of a batch.
+        if not within(value):
+            raise ValueError(f"`{name}` must {words}, got {value:g}.")
+        return
+    (array,) = checks.floating(**{name: value})
+    if array.size:
+        checkify.debug_check(
+            jnp.all(within(array)),
+            f"`{name}` must {words}, got {{low}} to {{high}}.",
+            low=jnp.min(array),
+            high=jnp.max(array),
+        )
 
 
 def scaled(factor: jax.Array, margin: jax.Array) -> jax.Array:

@@ -233,6 +233,20 @@ def test_masked_references_and_lengths_may_hold_anything():
     assert float(gradient[1]) == 0.0
 
 
+def test_a_masked_pair_loses_nothing():
+    pair = PairLogps(*(jnp.array([x, x - 1.0]) for x in PAIR))
+    lengths = {name: jnp.array([5, 8]) for name in LENGTHS}
+    where = jnp.array([True, False])
+    for name, loss in LOSS_TYPES.items():
+        if "where" not in names_in(loss):
+            continue
+        given = {k: v for k, v in lengths.items() if k in names_in(loss)}
+        masked = loss(**fields(loss, pair), **given, where=where)
+        plain = loss(**fields(loss, pair), **given)
+        assert float(masked[1]) == 0.0 != float(plain[1]), name
+        np.testing.assert_allclose(masked[0], plain[0], rtol=1e-6)
+
+
 def test_an_empty_batch_gives_an_empty_loss():
     empty = (jnp.zeros(0),) * 4
     assert preference.dpo_loss(*empty).shape == (0,)
