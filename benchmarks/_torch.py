@@ -8,7 +8,12 @@ import jax
 import numpy as np
 import torch
 
-__all__ = ["ar_layer_value_and_grad", "ar_value_and_grad", "linear_attention"]
+__all__ = [
+    "ar_layer_value_and_grad",
+    "ar_value_and_grad",
+    "best_threads",
+    "linear_attention",
+]
 
 Run = Callable[[], Any]
 _THREADS = torch.get_num_threads()
@@ -30,7 +35,7 @@ def linear_attention(
             out = form(*tensors, size=size)
             return out.detach(), *torch.autograd.grad(out, tensors, gradient)
 
-        return _best_threads(run)
+        return best_threads(run)
 
     return {
         "torch loop": program(_chunk_loop),
@@ -38,7 +43,7 @@ def linear_attention(
     }
 
 
-def _best_threads(run: Run) -> Run:
+def best_threads(run: Run) -> Run:
     """Gives the program one thread or all of them, whichever is faster.
 
     Small operations on many threads mostly wait, above all on a shared machine.
@@ -147,7 +152,7 @@ def ar_value_and_grad(kq: jax.Array, pv: jax.Array, x: jax.Array) -> Run:
             loss = loss + 0.5 * (error.real**2 + error.imag**2).sum(-1).mean()
         return loss.detach(), *torch.autograd.grad(loss, [kq, pv])
 
-    return _best_threads(run)
+    return best_threads(run)
 
 
 def ar_layer_value_and_grad(kq: jax.Array, pv: jax.Array, x: jax.Array) -> Run:
@@ -175,4 +180,4 @@ def ar_layer_value_and_grad(kq: jax.Array, pv: jax.Array, x: jax.Array) -> Run:
             total += loss.detach()
         return total, *gradients
 
-    return _best_threads(run)
+    return best_threads(run)
