@@ -209,6 +209,12 @@ def run(
     return Curves(reward, found, coverage)
 
 
+def all_methods(config: Config) -> tuple[Method, ...]:
+    """Gives the rows of the table, then the sweep over alpha."""
+    sweep = tuple(Method(f"alpha {a:g}", alpha=a) for a in config.alphas)
+    return METHODS + sweep
+
+
 def run_all(config: Config, methods: tuple[Method, ...]) -> Curves:
     """Runs methods x rhos x seeds as one compiled program."""
     table = {
@@ -313,12 +319,12 @@ def draw(config: Config, curves: Curves) -> Figure:
 
 def main(config: Config) -> dict[str, float]:
     """Runs every method and returns where it ends."""
-    sweep = tuple(Method(f"alpha {a:g}", alpha=a) for a in config.alphas)
-    curves = run_all(config, METHODS + sweep)
+    methods = all_methods(config)
+    curves = run_all(config, methods)
     report(config, curves)
     measured = {}
     for i, rho in enumerate(config.rhos):
-        for m, method in enumerate(METHODS + sweep):
+        for m, method in enumerate(methods):
             for name, values in curves._asdict().items():
                 measured[f"rho {rho:g}/{method.name}/{name}"] = float(
                     values[m, i, :, -1].mean()
