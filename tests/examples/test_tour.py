@@ -113,9 +113,7 @@ def test_exact_claims_pass(x64):
     for claim in (
         _tour_mesa.closed_form(),
         _tour_mesa.corollary(),
-        _tour_preference.values(),
         *_tour_preference.theory(),
-        *_tour_preference.slopes(),
     ):
         assert claim.passed, claim
 
