@@ -110,8 +110,8 @@ def linear_selected_log_probs(
       >>> from jaxkit import ops
       >>> hidden, weight = jnp.ones((3, 2)), jnp.zeros((5, 2))
       >>> labels = jnp.array([4, 0, -100])
-      >>> print(jnp.exp(ops.linear_selected_log_probs(hidden, weight, labels)))
-      [0.2 0.2 1. ]
+      >>> print(ops.linear_selected_log_probs(hidden, weight, labels))
+      [-1.609438 -1.609438  0.      ]
 
     References:
       Milakov and Gimelshein, *Online normalizer calculation for softmax*, 2018;

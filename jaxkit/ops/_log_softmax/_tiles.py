@@ -177,7 +177,7 @@ def sum_valid(
     )
     sums = scan_vocabulary(
         grouped,
-        chunk_size or choose_tile(head.vocabulary, size),
+        chunk_size or choose_tile(head.vocabulary, count),
         statistics=statistics,
         live=first < jnp.sum(valid),
     )
@@ -186,4 +186,5 @@ def sum_valid(
 
 
 def _group_size() -> int:
-    return 256 if jax.default_backend() == "cpu" else 1024
+    # Each group adds to the gradient of the tile: fewer would read it too often.
+    return 512 if jax.default_backend() == "cpu" else 2048
