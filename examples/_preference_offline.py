@@ -54,19 +54,32 @@ def make_mesh(num_devices: int, vocab_shards: int) -> Mesh:
     )
 
 
-def make_policy(vocab_size: int, **options: Any) -> tuple[nnx.GraphDef, dict[str, Any]]:
+def make_policy(
+    vocab_size: int, features: int, *, seed: int, **options: Any
+) -> tuple[nnx.GraphDef, Params]:
     """Builds the small GPT; its head has a multiple of eight rows, to be sharded."""
-    rows = -(-vocab_size // 8) * 8
-    policy = jaxkit.nn.PreferencePolicy(rows, **options)
-    graphdef, params = nnx.split(policy, nnx.Param)
-    return graphdef, nnx.to_pure_dict(params)
+
+    def build() -> jaxkit.nn.PreferencePolicy:
+        return jaxkit.nn.PreferencePolicy(
+            -(-vocab_size // 8) * 8,
+            features,
+            # The usual 0.02 at the usual width of 768, and more where it is narrower.
+            kernel_init=nnx.initializers.normal(0.55 * features**-0.5),
+            rngs=nnx.Rngs(seed),
+            **options,
+        )
+
+    graphdef, _ = nnx.split(nnx.eval_shape(build), nnx.Param)
+    init = jax.jit(lambda: nnx.to_pure_dict(nnx.split(build(), nnx.Param)[1]))
+    return graphdef, init()
 
 
 def place(tree: Any, mesh: Mesh) -> Any:
     """Copies the state to the devices: the head in shards, the rest everywhere."""
     specs = partition_specs(tree, mesh)
     shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
-    return jax.device_put(tree, shardings, may_alias=False)
+    # The steps give their arguments away, and a placed array may share its memory.
+    return jax.device_put(jax.tree.map(jnp.copy, tree), shardings)
 
 
 def partition_specs(tree: Any, mesh: Mesh) -> Any:
@@ -170,15 +183,15 @@ def lengths_of_pair(where: Any) -> dict[str, jax.Array]:
     return {"chosen_lengths": lengths[:, 0], "rejected_lengths": lengths[:, 1]}
 
 
-def make_optimizer(
-    learning_rate: float, *, num_steps: int, weight_decay: float, accumulate: int
+def adamw(
+    learning_rate: float, *, num_steps: int, weight_decay: float
 ) -> optax.GradientTransformation:
-    """Makes AdamW on a warm-up and a cosine; decays matrices only."""
+    """Makes AdamW on a warm-up and a cosine; it clips, and decays matrices only."""
     warmup = max(1, round(0.1 * num_steps))
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, learning_rate, warmup, max(num_steps, warmup + 1)
     )
-    optimizer = optax.chain(
+    return optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.adamw(
             schedule,
@@ -186,9 +199,15 @@ def make_optimizer(
             mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
         ),
     )
-    if accumulate == 1:
+
+
+def accumulated(
+    optimizer: optax.GradientTransformation, parts: int
+) -> optax.GradientTransformation:
+    """Averages the gradients of some parts before each update."""
+    if parts == 1:
         return optimizer
-    return optax.MultiSteps(optimizer, accumulate).gradient_transformation()
+    return optax.MultiSteps(optimizer, parts).gradient_transformation()
 
 
 def fit(
@@ -388,6 +407,8 @@ def sample_answers(
     """
     firsts = [batch for batch in data.in_order(1) if batch.valid[0]][:limit]
     length = params["positions"].shape[0]
+    if not firsts:
+        return Samples([], [], float("nan"), float("nan"))
     starts = np.array([np.argmax(batch.where[0, 0]) for batch in firsts])
     tokens = np.stack([batch.tokens[0, 0, :prompt] for batch in firsts])
     seen = np.arange(prompt) < starts[:, None]

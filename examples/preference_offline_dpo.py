@@ -143,6 +143,7 @@ def check(config: Config) -> None:
             f"`loss_weights` must have one weight for each of {config.loss_type}, "
             f"got {config.loss_weights}."
         )
+    loss_config(config)
 
 
 def loss_config(config: Config) -> preference.PreferenceConfig:
@@ -176,12 +177,12 @@ def prepare(config: Config) -> Setup:
     mesh = offline.make_mesh(config.devices, config.vocab_shards)
     graphdef, params = offline.make_policy(
         tokenizer.vocab_size,
-        features=config.features,
+        config.features,
+        seed=config.seed,
         num_layers=config.layers,
         num_heads=config.heads,
         max_length=config.length,
         dtype=config.dtype,
-        rngs=nnx.Rngs(config.seed),
     )
     score = offline.make_score(graphdef, params, mesh, skip_masked=config.skip_masked)
     compiled = jax.jit(score)
@@ -216,11 +217,11 @@ def train(
         name,
         objective=objective,
         params=start,
-        optimizer=offline.make_optimizer(
-            learning_rate,
-            num_steps=num_steps,
-            weight_decay=config.weight_decay,
-            accumulate=config.accumulate,
+        optimizer=offline.accumulated(
+            offline.adamw(
+                learning_rate, num_steps=num_steps, weight_decay=config.weight_decay
+            ),
+            config.accumulate,
         ),
         batches=offline.make_batches(
             setup.train, references[0], seed=config.seed, **parts
