@@ -195,13 +195,14 @@ class PreferencePolicy(nnx.Module):
         Returns:
           The log-probs, at least float32; 0 outside the answer.
         """
+        options = {"precision": self.precision, **options}
         return preference.answer_token_log_probs(
             self._hidden_fn,
             self.head_weight(),
             tokens,
             mask=mask,
             where=_all_true(tokens) if where is None else where,
-            **{"precision": self.precision, **options},
+            **options,
         )
 
     def log_probs(
@@ -213,13 +214,14 @@ class PreferencePolicy(nnx.Module):
         **options: Any,
     ) -> jax.Array:
         """Log-probs ``[B]`` of whole answers; the arguments of `token_log_probs`."""
+        options = {"precision": self.precision, **options}
         return preference.answer_log_probs(
             self._hidden_fn,
             self.head_weight(),
             tokens,
             mask=mask,
             where=_all_true(tokens) if where is None else where,
-            **{"precision": self.precision, **options},
+            **options,
         )
 
     def prefill(
