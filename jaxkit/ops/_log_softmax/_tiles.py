@@ -1,5 +1,6 @@
 """Sums over a vocabulary, tile by tile, that no logit outlives."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -64,6 +65,9 @@ def scan_vocabulary(
         bias = head.bias
         if bias is not None:
             bias = jax.lax.dynamic_slice_in_dim(bias, start, tile)
+        if live is not None:
+            # The gradients of the groups are added up in this dtype.
+            weight = weight.astype(head.hidden.dtype)
         counted = None if whole else start + jnp.arange(tile) < begin
 
         def add(sums: Sums, hidden: jax.Array, labels: jax.Array) -> Sums:
@@ -105,23 +109,46 @@ def _start(head: Head, statistics: bool) -> Sums:
 def _logits(
     head: Head, hidden: jax.Array, weight: jax.Array, bias: jax.Array | None
 ) -> jax.Array:
-    """The logits ``[tile, N]``.
-
-    In this order all products of the gradient run at the full speed of a CPU, the
-    other way round that of the weight does not.
-    """
-    logits = jax.lax.dot_general(
-        weight.astype(head.product_dtype),
-        hidden.astype(head.product_dtype),
-        (((1 - head.vocab_axis,), (0,)), ((), ())),
-        precision=head.precision,
-        preferred_element_type=hidden.dtype,
-    )
+    """The logits ``[tile, N]``."""
+    logits = _product(head, weight, hidden)
     if bias is not None:
         logits = logits + bias[:, None]
     if head.logit_softcap is not None:
         logits = head.logit_softcap * jnp.tanh(logits / head.logit_softcap)
     return logits / head.temperature
+
+
+def _product(head: Head, weight: jax.Array, hidden: jax.Array) -> jax.Array:
+    """Multiplies a tile of the weight by the tokens, whose gradient stays wide.
+
+    In this order all products of the gradient run at the full speed of a CPU; the
+    other way round that of the weight does not.
+    """
+    multiply = functools.partial(
+        jax.lax.dot_general,
+        dimension_numbers=(((1 - head.vocab_axis,), (0,)), ((), ())),
+        precision=head.precision,
+        preferred_element_type=hidden.dtype,
+    )
+    narrow = lambda array: array.astype(head.product_dtype)
+    if head.product_dtype == hidden.dtype:
+        return multiply(narrow(weight), hidden)
+
+    # The derivative of a cast would round the gradient of the tokens tile by tile,
+    # and the sum of many rounded parts is biased.
+    @jax.custom_jvp
+    def product(weight: jax.Array, hidden: jax.Array) -> jax.Array:
+        return multiply(narrow(weight), narrow(hidden))
+
+    @product.defjvp
+    def _(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+        (weight, hidden), (d_weight, d_hidden) = primals, tangents
+        tangent = multiply(d_weight, narrow(hidden)) + multiply(
+            narrow(weight), d_hidden
+        )
+        return product(weight, hidden), tangent
+
+    return product(weight, hidden)
 
 
 def _add(sums: Sums, logits: jax.Array, is_label: jax.Array) -> Sums:
