@@ -1,5 +1,6 @@
 """Collecting the pairs of a round, and the loop over rounds."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -116,12 +117,17 @@ def collect(
         (scale,) = checks.floating(label_scale=config.label_scale)
         noise = jax.random.gumbel(noise_key, scores.shape, scores.dtype)
         scores = scores + noise / scale.astype(scores.dtype)
+    chosen, rejected, where = _pairs(answers, scores)
+    return SelmBatch(chosen, rejected, explore, where, jnp.ones_like(where))
+
+
+def _pairs(answers: PyTree, scores: jax.Array) -> tuple[PyTree, PyTree, jax.Array]:
+    """Picks the best and the worst answer, and tells which of them make a pair."""
     pair = rank_responses(scores.T)
-    prompt = jnp.arange(sizes[1])
+    prompt = jnp.arange(scores.shape[1])
     pick = lambda index: jax.tree.map(lambda x: x[index, prompt], answers)
     chosen, rejected = pick(pair.chosen), pick(pair.rejected)
-    where = pair.valid & ~_identical(chosen, rejected)
-    return SelmBatch(chosen, rejected, explore, where, jnp.ones_like(where))
+    return chosen, rejected, pair.valid & ~_identical(chosen, rejected)
 
 
 def _identical(first: PyTree, second: PyTree) -> jax.Array:
@@ -201,30 +207,30 @@ def run_selm(
     checks.typed_key(key)
     checks.at_least("num_rounds", num_rounds, 1)
 
+    draw = functools.partial(
+        collect,
+        sample_fn=sample_fn,
+        score_fn=score_fn,
+        explore_fn=explore_fn,
+        config=config,
+    )
+    train = functools.partial(
+        train_round,
+        log_prob_fn=log_prob_fn,
+        optimizer=optimizer,
+        config=config,
+        bonus_fn=bonus_fn,
+    )
+
     def gather(key: Key, state: SelmState) -> SelmBatch:
         prompt_key, key = jax.random.split(key)
-        return collect(
-            key,
-            state,
-            prompt_fn(prompt_key, state.round),
-            sample_fn=sample_fn,
-            score_fn=score_fn,
-            explore_fn=explore_fn,
-            config=config,
-        )
+        return draw(key, state, prompt_fn(prompt_key, state.round))
 
     def one(carry: tuple[SelmState, Key], _: None) -> Any:
         state, key = carry
         key, round_key = jax.random.split(key)
         batch = gather(round_key, state)
-        state, losses = train_round(
-            state,
-            batch,
-            log_prob_fn=log_prob_fn,
-            optimizer=optimizer,
-            config=config,
-            bonus_fn=bonus_fn,
-        )
+        state, losses = train(state, batch)
         return (state, key), losses if record is None else record(state, batch)
 
     if config.replay and state.replay is None:

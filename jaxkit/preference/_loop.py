@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxkit._core import checks
+from jaxkit.ops import masked_fill
 from jaxkit.preference._dpo import dpo_loss
 from jaxkit.preference._exploration import selm_loss
 from jaxkit.preference._pairs import hyper
@@ -309,25 +310,11 @@ def _objective(
     config: SelmConfig,
     bonus_fn: BonusFn | None,
 ) -> Callable[[PyTree], jax.Array]:
-    """Gives the loss of the policy's parameters with the reference scored."""
-    parts = [batch.chosen, batch.rejected]
-    if bonus_fn is None:
-        parts.append(batch.explore)
-    answers = jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
-    size = batch.where.shape[0]
-
-    def score(params: PyTree) -> list[jax.Array]:
-        logps = log_prob_fn(params, answers)
-        if logps.shape != (size * len(parts),):
-            want = (size * len(parts),)
-            raise ValueError(f"`log_prob_fn` must return {want}, got {logps.shape}.")
-        return jnp.split(logps, len(parts))
-
+    """Gives the loss of the policy's parameters, with the reference scored once."""
+    score = _score_fn(log_prob_fn, batch, explore=bonus_fn is None)
     ref_params = jax.lax.stop_gradient(state.ref_params)
     reference = score(ref_params)
-    (alpha,) = checks.floating(alpha=config.alpha)
-    if config.alpha_schedule is not None:
-        alpha = alpha * jnp.asarray(config.alpha_schedule(state.round), alpha.dtype)
+    alpha = _alpha(config, state.round)
     pair = {
         "beta": config.beta,
         "label_smoothing": config.label_smoothing,
@@ -335,29 +322,48 @@ def _objective(
     }
     rows = jnp.sum(batch.where | batch.explore_where, dtype=jnp.int32)
 
-    def loss_fn(params: PyTree) -> jax.Array:
-        policy = score(params)
+    def losses(params: PyTree) -> jax.Array:
+        logps = (*score(params), *reference)
         if bonus_fn is None:
-            values = selm_loss(
-                *policy,
-                *reference,
-                alpha=alpha,
-                bonus=config.bonus,
-                sign=config.sign,
-                explore_where=batch.explore_where,
-                **pair,
-            )
-        else:
-            values = dpo_loss(*policy, *reference, **pair)
-            term = bonus_fn(params, ref_params, batch)
-            checks.same_shape(bonus_fn=term, where=batch.where)
-            factors = hyper(values, alpha=alpha, beta=config.beta, sign=config.sign)
-            weight = factors[0] * factors[1] * factors[2]
-            term = weight * term.astype(values.dtype)
-            values = values + jnp.where(batch.explore_where, term, 0.0)
+            term = {"alpha": alpha, "bonus": config.bonus, "sign": config.sign}
+            where = batch.explore_where
+            return selm_loss(*logps, explore_where=where, **term, **pair)
+        loss = dpo_loss(*logps, **pair)
+        term = bonus_fn(params, ref_params, batch)
+        checks.same_shape(bonus_fn=term, where=batch.where)
+        factors = hyper(loss, alpha=alpha, beta=config.beta, sign=config.sign)
+        weight = factors[0] * factors[1] * factors[2]
+        return loss + masked_fill(weight * term.astype(loss.dtype), batch.explore_where)
+
+    def mean(params: PyTree) -> jax.Array:
+        values = losses(params)
         return jnp.sum(values) / jnp.maximum(rows, 1).astype(values.dtype)
 
-    return loss_fn
+    return mean
+
+
+def _score_fn(
+    log_prob_fn: LogProbFn, batch: SelmBatch, *, explore: bool
+) -> Callable[[PyTree], list[jax.Array]]:
+    """Gives a function that scores all answers in one batch of the model."""
+    parts = [batch.chosen, batch.rejected, *([batch.explore] if explore else [])]
+    answers = jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
+    shape = (batch.where.shape[0] * len(parts),)
+
+    def score(params: PyTree) -> list[jax.Array]:
+        logps = log_prob_fn(params, answers)
+        if logps.shape != shape:
+            raise ValueError(f"`log_prob_fn` must return {shape}, got {logps.shape}.")
+        return jnp.split(logps, len(parts))
+
+    return score
+
+
+def _alpha(config: SelmConfig, index: jax.Array) -> jax.Array:
+    (alpha,) = checks.floating(alpha=config.alpha)
+    if config.alpha_schedule is None:
+        return alpha
+    return alpha * jnp.asarray(config.alpha_schedule(index), alpha.dtype)
 
 
 def _remember(replay: SelmBatch, batch: SelmBatch, index: jax.Array) -> SelmBatch:
