@@ -20,7 +20,7 @@ from jaxkit.typing import ArrayLike, DTypeLike, Key
 
 __all__ = ["PreferencePolicy"]
 
-_default_init = nnx.initializers.normal(0.02)
+_default_init = nnx.initializers.lecun_normal()
 
 
 class PreferencePolicy(nnx.Module):
@@ -44,7 +44,7 @@ class PreferencePolicy(nnx.Module):
       dtype: dtype of the computation; None takes that of the parameters.
       param_dtype: dtype of the parameters.
       precision: precision of the projections and of the head.
-      kernel_init: initializer of tables and projections.
+      kernel_init: initializer of projections and, transposed, of the tables.
       rngs: the random streams of Flax; ``params`` is used.
 
     Raises:
@@ -103,7 +103,9 @@ class PreferencePolicy(nnx.Module):
             checks.at_least(name, size, 1)
 
         def table(rows: int) -> nnx.Param[jax.Array]:
-            return nnx.Param(kernel_init(rngs.params(), (rows, features), param_dtype))
+            # The kernel of a map from features to tokens: scaled by the features.
+            kernel = kernel_init(rngs.params(), (features, rows), param_dtype)
+            return nnx.Param(kernel.T)
 
         self.embedding = table(vocab_size)
         self.positions = table(max_length)
