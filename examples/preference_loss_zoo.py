@@ -56,14 +56,14 @@ FAMILIES = {
 }
 """What is drawn together; "aot_unpaired" is "aot" for a single pair."""
 
-BETAS = (0.03, 0.1, 0.3, 1.0)
+BETAS = (0.01, 0.03, 0.1, 0.3, 1.0)
 OTHER_BETAS = {
-    "sigmoid_norm": (0.3, 1.0, 3.0, 10.0),
-    "simpo": (0.3, 1.0, 3.0, 10.0),
-    "alphapo": (0.3, 1.0, 3.0, 10.0),
-    "orpo": (0.1, 1.0, 10.0, 100.0),
+    "sigmoid_norm": (0.1, 0.3, 1.0, 3.0, 10.0),
+    "simpo": (0.3, 1.0, 3.0, 10.0, 30.0),
+    "alphapo": (0.3, 1.0, 3.0, 10.0, 30.0),
+    "orpo": (0.1, 1.0, 10.0, 100.0, 1000.0),
 }
-RATES = (0.03, 0.1, 0.3)
+RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -242,7 +242,7 @@ def search(config: Config, name: str, tasks: tuple[Any, Any]) -> Row:
     There are as many settings as fresh tasks, so one program does both.
     """
     betas = (1.0,) if name == "sft" else OTHER_BETAS.get(name, BETAS)
-    rates = np.geomspace(0.003, 0.3, LANES) if name == "sft" else RATES
+    rates = np.geomspace(0.001, 1.0, LANES) if name == "sft" else RATES
     beta, rate = (x.ravel() for x in np.meshgrid(betas, rates, indexing="ij"))
     run = jax.jit(jax.vmap(lambda *lane: train(config, name, *lane)))
     tried = run(*tasks[0], jnp.float32(beta), jnp.float32(rate))
@@ -339,7 +339,7 @@ def report(config: Config, rows: dict[str, Row]) -> None:
         cells,
         caption="Rewards on held-out prompts, 0 for the reference and 1 for the best "
         "answer; accuracy on held-out pairs with noisy labels; chosen log-prob: its "
-        "mean change on the training pairs, nats; mean and standard error over 12 "
+        "mean change on the training pairs, nats; mean and standard error over 25 "
         "seeds. * at the edge of the grid; the number of orpo is its weight.",
     )
 
@@ -347,7 +347,7 @@ def report(config: Config, rows: dict[str, Row]) -> None:
 def draw_outcomes(rows: dict[str, Row]) -> Figure:
     """Draws reward against divergence and the fate of the chosen answers."""
     figure, axes = plots.new_figure(
-        "The same pairs, every loss: held-out prompts, mean of 12 seeds",
+        "The same pairs, every loss: held-out prompts, mean of 25 seeds",
         1,
         2,
         width=6.0,
