@@ -35,27 +35,35 @@ from jaxkit.typing import ArrayLike
 
 __all__ = ["LOSS_TYPES", "PreferenceConfig", "preference_loss"]
 
-LOSS_TYPES: Mapping[str, Callable[..., jax.Array]] = {
-    "sigmoid": dpo_loss,
-    "robust": robust_dpo_loss,
-    "hinge": hinge_loss,
-    "ipo": ipo_loss,
-    "sigmoid_norm": length_normalized_dpo_loss,
-    "exo_pair": exo_loss,
-    "nca_pair": nca_loss,
-    "bco_pair": bco_loss,
-    "sppo_hard": sppo_loss,
-    "apo_zero": apo_zero_loss,
-    "apo_down": apo_down_loss,
-    "discopop": discopop_loss,
-    "aot": aot_loss,
-    "aot_unpaired": functools.partial(aot_loss, paired=False),
-    "sft": sft_loss,
-    "cpo": cpo_loss,
-    "simpo": simpo_loss,
-    "alphapo": alphapo_loss,
-    "orpo": orpo_loss,
-}
+
+class _LossTable(dict[str, Callable[..., jax.Array]]):
+    """Losses of pairs by name."""
+
+
+# A class of its own, for a dict has no docstring but that of all dicts.
+LOSS_TYPES: Mapping[str, Callable[..., jax.Array]] = _LossTable(
+    {
+        "sigmoid": dpo_loss,
+        "robust": robust_dpo_loss,
+        "hinge": hinge_loss,
+        "ipo": ipo_loss,
+        "sigmoid_norm": length_normalized_dpo_loss,
+        "exo_pair": exo_loss,
+        "nca_pair": nca_loss,
+        "bco_pair": bco_loss,
+        "sppo_hard": sppo_loss,
+        "apo_zero": apo_zero_loss,
+        "apo_down": apo_down_loss,
+        "discopop": discopop_loss,
+        "aot": aot_loss,
+        "aot_unpaired": functools.partial(aot_loss, paired=False),
+        "sft": sft_loss,
+        "cpo": cpo_loss,
+        "simpo": simpo_loss,
+        "alphapo": alphapo_loss,
+        "orpo": orpo_loss,
+    }
+)
 """The losses of pairs by the names that configuration files use."""
 
 # Fields of the configuration that a loss knows by another name.

@@ -210,6 +210,11 @@ def test_gradient_in_the_hyper_parameters(x64: None):
     np.testing.assert_allclose(by_eps, 0.2, rtol=1e-13)
 
 
+def test_no_gradient_flows_into_the_threshold():
+    by_shift = jax.grad(lambda shift: preference.bco_loss(*PAIR, reward_shift=shift))
+    assert float(by_shift(0.3)) == 0.0
+
+
 def test_lengths_of_zero_count_as_one():
     zero = preference.ipo_loss(*PAIR, 0, 0)
     one = preference.ipo_loss(*PAIR, 1, 1)
