@@ -66,11 +66,11 @@ def linear_selected_log_probs(
     time; the gradient computes each tile again. That is a product more than the
     three that keep all logits. Derivatives of every order and mode work.
 
-    All tokens go through a tile at once, and the tiles become narrower, down to 512
-    columns, as the tokens become more: cutting the tokens as well would make
-    the compiler gather a batch that is spread over devices. Under ``jit`` with the
-    batch sharded, no hidden state moves. A weight that is sharded along the
-    vocabulary would be gathered: use ``axis_name`` inside :func:`jax.shard_map`.
+    Every tile takes all tokens, and becomes narrower, down to 512 columns, as they
+    become more. Cutting the tokens as well would make the compiler gather a batch
+    that is spread over devices; as it is, no hidden state moves under ``jit`` with
+    the batch sharded. A weight sharded along the vocabulary would be gathered: use
+    ``axis_name`` inside :func:`jax.shard_map`.
 
     Args:
       hidden: the last hidden states, shape ``[..., D]``. The state at position ``t``
@@ -158,8 +158,8 @@ def token_statistics(
         H_n = -\sum_v p_{nv} \log p_{nv}, \qquad
         q_n = \log \sum_v p_{nv}^2
 
-    for the distribution ``p`` of :func:`linear_selected_log_probs`, in the same scan
-    and with equal log-probabilities. All but ``is_top1`` have gradients.
+    for the distribution ``p`` of :func:`linear_selected_log_probs`, in one scan over
+    the vocabulary. All but ``is_top1`` have gradients.
 
     Args:
       hidden: the last hidden states, shape ``[..., D]``.

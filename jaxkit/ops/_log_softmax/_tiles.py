@@ -69,14 +69,17 @@ def scan_vocabulary(
             # The gradients of the groups are added up in this dtype.
             weight = weight.astype(head.hidden.dtype)
         counted = None if whole else start + jnp.arange(tile) < begin
+        # A zero of this step: the tile of a constant would be kept for all steps.
+        zero = jnp.asarray(0 * begin, head.hidden.dtype)
 
         def add(sums: Sums, hidden: jax.Array, labels: jax.Array) -> Sums:
             logits = _logits(head, hidden, weight, bias)
             columns = start + jnp.arange(tile)
             if counted is not None:
-                logits = jnp.where(counted[:, None], _LOWEST, logits)
+                logits = jnp.where(counted[:, None], zero + _LOWEST, logits)
                 columns = jnp.where(counted, -1, columns)
-            return _add(sums, logits, columns[:, None] == labels[None, :])
+            is_label = columns[:, None] == labels[None, :]
+            return _add(sums, logits, is_label, zero)
 
         if live is None:
             return add(sums, head.hidden, head.labels), None
@@ -151,19 +154,19 @@ def _product(head: Head, weight: jax.Array, hidden: jax.Array) -> jax.Array:
     return product(weight, hidden)
 
 
-def _add(sums: Sums, logits: jax.Array, is_label: jax.Array) -> Sums:
+def _add(sums: Sums, logits: jax.Array, is_label: jax.Array, zero: jax.Array) -> Sums:
     """Adds a tile of logits ``[tile, N]``."""
     largest = jax.lax.stop_gradient(jnp.max(logits, axis=0))
     maximum = jnp.maximum(sums.maximum, largest)
     sums = _rescale(sums, maximum)
     shifted = logits - maximum[None, :]
     powers = jnp.exp(shifted)
-    target = sums.target + jnp.sum(jnp.where(is_label, logits, 0.0), axis=0)
+    target = sums.target + jnp.sum(jnp.where(is_label, logits, zero), axis=0)
     moments = sums.moments
     if moments is not None:
         first, squares = moments
         # A logit may be -inf, and -inf times 0 is NaN.
-        first += jnp.sum(jnp.maximum(shifted, _LOWEST) * powers, axis=0)
+        first += jnp.sum(jnp.maximum(shifted, zero + _LOWEST) * powers, axis=0)
         moments = first, squares + jnp.sum(powers**2, axis=0)
     total = sums.exponentials + jnp.sum(powers, axis=0)
     return Sums(maximum, total, target, moments)
