@@ -19,6 +19,7 @@ from tests.contracts import (
     _adapter_rows,
     _anchored_rows,
     _entanglement_rows,
+    _log_softmax_rows,
     _mesa_rows,
     _ops_rows,
     _preference_rows,
@@ -28,6 +29,7 @@ from tests.contracts._contract import Bad, Contract, cast, scalarize
 
 ROWS: dict[str, Contract] = {
     **{f"ops.{name}": row for name, row in _ops_rows.ROWS.items()},
+    **{f"ops.{name}": row for name, row in _log_softmax_rows.ROWS.items()},
     **{f"mesa.{name}": row for name, row in _mesa_rows.ROWS.items()},
     **{f"preference.{name}": row for name, row in _preference_rows.ROWS.items()},
     **{f"preference.{name}": row for name, row in _adapter_rows.ROWS.items()},
@@ -37,6 +39,7 @@ ROWS: dict[str, Contract] = {
 }
 ELSEWHERE: dict[str, str] = {
     **{f"ops.{name}": why for name, why in _ops_rows.ELSEWHERE.items()},
+    **{f"ops.{name}": why for name, why in _log_softmax_rows.ELSEWHERE.items()},
     **{f"mesa.{name}": why for name, why in _mesa_rows.ELSEWHERE.items()},
     **{f"preference.{name}": why for name, why in _preference_rows.ELSEWHERE.items()},
     **{f"preference.{name}": why for name, why in _adapter_rows.ELSEWHERE.items()},
