@@ -55,7 +55,8 @@ def test_files_are_written(run):
 
 
 def test_the_problem_is_the_one_described():
-    problem = example.sample_problem(jax.random.key(0), jnp.asarray(-4.0), CONFIG)
+    draw = jax.jit(lambda key: example.sample_problem(key, jnp.asarray(-4.0), CONFIG))
+    problem = draw(jax.random.key(0))
     ref = np.asarray(problem.ref_log_probs)
     best = np.asarray(problem.best)
     np.testing.assert_array_equal(best.sum(-1), 1)
