@@ -135,9 +135,9 @@ def displacement_report(
     where :math:`D_i` are the :func:`predicted_changes` of the pair. The same-pair
     condition looks at the first part only; in training the others often outweigh it.
 
-    Costs about three gradients of the batch, plus, without ``gram``, one gradient and
-    one forward-mode product per pair, ``chunk_size`` pairs at a time. Not compiled:
-    jit the function that calls it.
+    Costs about two gradients of the batch with ``gram`` and up to four without, when
+    every pair is differentiated on its own, ``chunk_size`` pairs at a time. Not
+    compiled: jit the function that calls it.
 
     Args:
       log_prob_batch: ``log_prob_batch(params, examples) -> [batch]``, each entry a

@@ -284,6 +284,12 @@ def test_signs_are_not_assumed():
         assert float(d_w[0]) < 0, name
 
 
+def test_dpop_pushes_equally_where_training_starts():
+    logps = (jnp.array([-3.0]), jnp.array([-4.0]))
+    got = entanglement.loss_coefficients(preference.dpop_loss, *logps, *logps)
+    np.testing.assert_allclose(got, [[0.05], [0.05]], rtol=1e-6)
+
+
 @pytest.mark.usefixtures("x64")
 def test_a_loss_that_couples_the_batch():
     rng = np.random.default_rng(0)

@@ -170,6 +170,11 @@ def test_saturated_pairs_are_still_classified():
     )
 
 
+def test_rounding_that_breaks_cauchy_and_schwarz_gives_no_share():
+    gram = PairGram(jnp.ones(()), jnp.asarray(1 + 1e-6), jnp.ones(()))
+    assert entanglement.chosen_share(gram, Coefficients(1.0, 1.0)) == 0.0
+
+
 def test_masked_pairs_are_undetermined():
     gram = PairGram(jnp.array([1.0, jnp.nan]), jnp.zeros(2), jnp.ones(2))
     pushes = Coefficients(jnp.ones(2), jnp.ones(2))
