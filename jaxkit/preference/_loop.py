@@ -237,8 +237,10 @@ def train_round(
         \alpha_t = \alpha \cdot \mathrm{schedule}(t)
 
     The mean runs over the rows where the pair or the exploration answer counts. All
-    answers go through the model in one batch; the reference is scored once per round.
-    Not compiled: jit the function that calls it.
+    answers go through the model in one batch, and all rows enter every step; the
+    reference is scored once. For minibatches call it once per minibatch with
+    ``update_reference=False``, then :func:`update_reference`; the schedule then counts
+    minibatches. Not compiled: jit the function that calls it.
 
     Args:
       state: the state of the loop.

@@ -293,6 +293,7 @@ def test_one_program_runs_all_rounds_of_all_seeds_and_settings():
         return jax.vmap(seeds, in_axes=(None, 0, 0))(keys, alphas, rates)
 
     keys = jax.random.split(jax.random.key(3), 2)
+    everything(jax.random.clone(keys), alphas + 0.1, 2 * rates)
     last, (batches, params) = everything(keys, alphas, rates)
     assert params.shape == (2, 2, 3, PROMPTS, ANSWERS)
     np.testing.assert_array_equal(last.round, 3)
