@@ -1,10 +1,11 @@
 """Preference pairs made of real text: the documentation of installed packages.
 
 The texts are the descriptions of public functions and classes of NumPy, SciPy, JAX
-and Optax, read from their docstrings. The prompt is the name; the chosen answer the
-first sentences as their authors ordered them; the rejected answer the same sentences
-in another order, or the description of something else. So the better answer is known,
-and it takes reading to find it: both answers hold correct sentences of one style.
+and Optax, read from their docstrings. The prompt is the full name. The chosen answer
+is the first sentence of the description and the rejected one that of something else,
+or they are the first two sentences in their true and in the other order. So the
+better answer is known, and it takes reading to find it: both are correct sentences of
+one style.
 """
 
 import importlib
@@ -45,8 +46,9 @@ Kind = Literal["order", "other"]
 
 
 class Entry(NamedTuple):
-    """The name of a function and the sentences that describe it."""
+    """Where a function is found, its name, and the sentences that describe it."""
 
+    module: str
     name: str
     sentences: tuple[str, ...]
 
@@ -62,7 +64,7 @@ def read_entries() -> list[Entry]:
                 continue
             sentences = split_description(inspect.getdoc(value) or "")
             if sentences:
-                entries.setdefault(sentences, Entry(name, sentences))
+                entries.setdefault(sentences, Entry(module, name, sentences))
     return list(entries.values())
 
 
@@ -97,7 +99,7 @@ def make_pairs(
       The pairs, the answers with a leading space.
     """
     count = 2 if kind == "order" else 1
-    parts = [(e.name, e.sentences[:count]) for e in entries]
+    parts = [(f"{e.module}.{e.name}", e.sentences[:count]) for e in entries]
     parts = [
         (name, sentences)
         for name, sentences in parts

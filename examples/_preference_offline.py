@@ -63,8 +63,6 @@ def make_policy(
         return jaxkit.nn.PreferencePolicy(
             -(-vocab_size // 8) * 8,
             features,
-            # The usual 0.02 at the usual width of 768, and more where it is narrower.
-            kernel_init=nnx.initializers.normal(0.55 * features**-0.5),
             rngs=nnx.Rngs(seed),
             **options,
         )

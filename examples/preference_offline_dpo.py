@@ -59,16 +59,16 @@ class Config(common.TrainConfig):
         default=None, metadata={"help": "its held-out pairs, if apart"}
     )
     held_out: float = common.option(0.2, "fraction of the prompts to hold out")
-    docs: Literal["order", "other"] = common.option("order", "pairs of docstrings")
+    docs: Literal["order", "other"] = common.option("other", "pairs of docstrings")
     tokenizer: Path | None = dataclasses.field(
         default=None, metadata={"help": "tokenizer.json; none for bytes"}
     )
     end_token: str | None = dataclasses.field(
         default=None, metadata={"help": "the end token of that file"}
     )
-    length: int = common.option(192, "longest row in tokens", paper=1024)
-    prompt: int = common.option(24, "longest prompt in tokens", paper=512)
-    buckets: tuple[int, ...] = common.option((128,), "lower lengths", paper=(256, 512))
+    length: int = common.option(128, "longest row in tokens", paper=1024)
+    prompt: int = common.option(40, "longest prompt in tokens", paper=512)
+    buckets: tuple[int, ...] = common.option((80,), "lower lengths", paper=(256, 512))
     too_long: Literal["cut", "drop"] = common.option("cut", "what to do with more")
     features: int = common.option(96, "width of the model", paper=768)
     layers: int = common.option(2, "its depth", paper=12)
@@ -76,9 +76,9 @@ class Config(common.TrainConfig):
     dtype: Literal["float32", "bfloat16"] = common.option(
         "float32", "dtype of the computation", paper="bfloat16"
     )
-    sft_steps: int = common.option(150, "supervised steps", paper=2000)
+    sft_steps: int = common.option(250, "supervised steps", paper=2000)
     sft_learning_rate: float = common.option(3e-3, "their rate", paper=3e-4)
-    steps: int = common.option(120, "preference steps", paper=2000)
+    steps: int = common.option(200, "preference steps", paper=2000)
     learning_rate: float = common.option(3e-4, "their rate", paper=1e-5)
     weight_decay: float = common.option(0.01, "decay of matrices")
     batch_size: int = common.option(32, "pairs per step", paper=128)

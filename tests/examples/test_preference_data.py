@@ -277,9 +277,9 @@ def test_the_held_out_prompts_are_others():
 
 
 ENTRIES = [
-    docs.Entry("f", ("Return the sum of all.", "The input stays.")),
-    docs.Entry("g", ("Return the product of all.",)),
-    docs.Entry("h", ("Sort what is given here.", "In place.")),
+    docs.Entry("m", "f", ("Return the sum of all.", "The input stays.")),
+    docs.Entry("m", "g", ("Return the product of all.",)),
+    docs.Entry("m.n", "h", ("Sort what is given here.", "In place.")),
 ]
 
 
@@ -296,9 +296,9 @@ def test_descriptions_end_at_the_first_section():
 
 def test_pairs_of_sentences_in_order_and_of_others():
     order = docs.make_pairs(ENTRIES, kind="order", max_bytes=80, seed=0)
-    assert [pair.prompt for pair in order] == ["f:", "h:"]
+    assert [pair.prompt for pair in order] == ["m.f:", "m.n.h:"]
     assert order[1] == Pair(
-        "h:",
+        "m.n.h:",
         " Sort what is given here. In place.",
         " In place. Sort what is given here.",
     )
