@@ -19,6 +19,7 @@ from tests.contracts import (
     _adapter_rows,
     _anchored_rows,
     _entanglement_rows,
+    _gram_rows,
     _log_softmax_rows,
     _mesa_rows,
     _ops_rows,
@@ -36,6 +37,7 @@ ROWS: dict[str, Contract] = {
     **{f"preference.{name}": row for name, row in _anchored_rows.ROWS.items()},
     **{f"preference.{name}": row for name, row in _selm_rows.ROWS.items()},
     **{f"entanglement.{name}": row for name, row in _entanglement_rows.ROWS.items()},
+    **{f"entanglement.{name}": row for name, row in _gram_rows.ROWS.items()},
 }
 ELSEWHERE: dict[str, str] = {
     **{f"ops.{name}": why for name, why in _ops_rows.ELSEWHERE.items()},
@@ -49,6 +51,7 @@ ELSEWHERE: dict[str, str] = {
         f"entanglement.{name}": why
         for name, why in _entanglement_rows.ELSEWHERE.items()
     },
+    **{f"entanglement.{name}": why for name, why in _gram_rows.ELSEWHERE.items()},
 }
 PACKAGES = {
     "ops": jaxkit.ops,
