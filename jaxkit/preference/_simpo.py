@@ -1,6 +1,7 @@
 """Losses of the log-probability per token, without a reference."""
 
 import jax
+import jax.numpy as jnp
 
 from jaxkit._core.jit import jit
 from jaxkit.ops import masked_fill
@@ -149,7 +150,10 @@ def alphapo_loss(
     beta, gamma, alpha, label_smoothing = hyper(
         chosen, beta=beta, gamma=gamma, alpha=alpha, label_smoothing=label_smoothing
     )
-    cut = exponent_cut(chosen.dtype)
-    chosen, rejected = (scaled_expm1(x, -alpha, cut) for x in (chosen, rejected))
-    margin = beta * (chosen - rejected) - gamma
+    rewards = scaled_expm1(
+        jnp.stack((chosen, rejected)),
+        jnp.stack((-alpha, -alpha)),
+        exponent_cut(chosen.dtype),
+    )
+    margin = beta * (rewards[0] - rewards[1]) - gamma
     return masked_fill(smoothed_logistic(margin, label_smoothing), where)

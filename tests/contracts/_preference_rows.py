@@ -42,12 +42,6 @@ def _pair_row(
     count = 4 if references else 2
     counts = 2 if lengths else 0
     good = (*(_ones(2, 3),) * count, *(_ones(2, 3, dtype=np.int32),) * counts)
-    edge = lambda chosen, rejected: (
-        np.full(2, chosen),
-        np.full(2, rejected),
-        *(np.full(2, -50.0),) * (count - 2),
-        *(np.array([0, 7]),) * counts,
-    )
     refusals = [
         Bad(
             error=ValueError,
@@ -86,7 +80,7 @@ def _pair_row(
     defaults = {
         "mask": lambda: MASK,
         "poisoned": (0, 1),
-        "extremes": (edge(0.0, -1e4), edge(-1e4, 0.0), edge(0.0, 0.0)),
+        # The ends of the range: tests/preference/test_stability.py, all losses at once.
     }
     if options.get("mask", MASK) is not None:
         refusals.append(
