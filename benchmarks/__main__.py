@@ -9,13 +9,20 @@ import jax
 
 from benchmarks import _harness as harness
 from benchmarks import _report as report
-from benchmarks import ar_training, linear_attention, mesa_layer, preference_losses
+from benchmarks import (
+    ar_training,
+    linear_attention,
+    linear_log_probs,
+    mesa_layer,
+    preference_losses,
+)
 from benchmarks._harness import Result
 
 BENCHMARKS = {
     "linear_attention": linear_attention.cases,
     "ar_training": ar_training.cases,
     "mesa_layer": mesa_layer.cases,
+    "linear_log_probs": linear_log_probs.cases,
     "preference_losses": preference_losses.cases,
 }
 PRESETS = ("small", "full", "accelerator")

@@ -61,7 +61,7 @@ def goal_lines(case: Case, results: Sequence[Result]) -> list[str]:
         result = found[goal.peer]
         if goal.ratio:
             met = result.ratio >= goal.ratio
-            text = f"{goal.peer} {_ratio(result.ratio)}x, goal {goal.ratio:.0f}x"
+            text = f"{goal.peer} {_ratio(result.ratio)}x, goal {_ratio(goal.ratio)}x"
         else:
             met = (result.temp_bytes or 0) <= goal.temp_bytes
             limit = goal.temp_bytes / 2**20
