@@ -200,6 +200,24 @@ def test_a_subset_of_the_parameters():
     )
 
 
+@pytest.mark.usefixtures("x64")
+def test_padding_changes_nothing():
+    params, sides, refs = init(), batch(), references()
+    other = tuple(
+        {**side, "tokens": jnp.where(side["where"], side["tokens"], 0)}
+        for side in sides
+    )
+    assert not all(side["where"].all() for side in sides)
+    new = descend(params, 0.3)
+    run = programs()[0]
+    for left, right in zip(
+        jax.tree.leaves(run(params, new, *other, *refs)),
+        jax.tree.leaves(run(params, new, *sides, *refs)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(left, right, rtol=0, atol=1e-13)
+
+
 def test_a_sharded_batch():
     params, sides, refs = init(), batch(), references()
     new = jax.tree.map(lambda leaf: 0.9 * leaf, params)
