@@ -177,7 +177,7 @@ def _check_range(
     if array.size:
         checkify.debug_check(
             jnp.all(within(array)),
-            f"`{name}` must {words}, got {{low}} to {{high}}.",
+            f"`{name}` must {words}, got {{low}}{' to {high}' * (high < jnp.inf)}.",
             low=jnp.min(array),
             high=jnp.max(array),
         )

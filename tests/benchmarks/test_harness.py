@@ -60,6 +60,24 @@ def test_the_command_runs_and_writes_what_it_measured(tmp_path: Path):
     assert all(np.isfinite(row["seconds"]) for row in written)
 
 
+def test_the_losses_agree_with_their_peers(tmp_path: Path):
+    arguments = [
+        "--only",
+        "preference_losses",
+        "--max-length",
+        "8",
+        "--seconds",
+        "0.01",
+        "--json",
+    ]
+    results = program.main([*arguments, str(tmp_path / "results.json")])
+    values, slopes = results["preference_losses"]
+    assert {"dpo_loss", "plain jit", "preference_loss", "op by op"} <= {
+        r.program for r in values
+    }
+    assert slopes[0].program == "loss_slopes, jit"
+
+
 def test_temporary_memory_is_that_of_the_compiler():
     x = jnp.ones((64, 64))
     chain = jax.jit(lambda x: jnp.sin(x @ x) @ x).lower(x).compile()
