@@ -250,6 +250,9 @@ def test_pairs_that_do_not_count():
     assert_sums(report)
     kept = jax.tree.map(lambda leaf: leaf[jnp.array([1, 2, 1, 2])], (sides, refs))
     want = run(*kept, jnp.array([True, True, False, False]))
+    # The mean is over the pairs that count: each of them twice gives the same.
+    doubled = run(*kept, jnp.ones(BATCH, bool))
+    np.testing.assert_allclose(report.step_size, doubled.step_size, rtol=1e-12)
     for name in (*PARTS, "actual"):
         got, expected = getattr(report, name), getattr(want, name)
         for left, right in zip(got, expected, strict=True):
