@@ -1,5 +1,6 @@
 """A small transformer on a world where rewards are known: prompts, answers, rounds."""
 
+import functools
 from typing import NamedTuple, Protocol
 
 import jax
@@ -135,13 +136,16 @@ class Model:
 
     def sample(self, key: Key, params: PyTree, prompts: jax.Array) -> Answers:
         """Draws one answer to each prompt."""
+        return self.explore(key, params, prompts, greedy=jnp.asarray(False))
+
+    def explore(
+        self, key: Key, params: PyTree, prompts: jax.Array, *, greedy: jax.Array
+    ) -> Answers:
+        """Gives the most likely answers if `greedy`, else sampled ones."""
         logits = self.logits(params, prompts)
         noise = jax.random.gumbel(key, logits.shape, logits.dtype)
-        return Answers(prompts, first_largest(logits + noise))
-
-    def greedy(self, key: Key, params: PyTree, prompts: jax.Array) -> Answers:
-        """Gives the most likely answer to each prompt."""
-        return Answers(prompts, first_largest(self.logits(params, prompts)))
+        scores = jnp.where(greedy, logits, logits + noise)
+        return Answers(prompts, first_largest(scores))
 
 
 def make_optimizer(config: Settings) -> optax.GradientTransformation:
@@ -191,8 +195,8 @@ def round_step(
     test: jax.Array,
     *,
     alpha: jax.Array,
+    greedy: jax.Array,
     bonus: str,
-    greedy: bool,
 ) -> tuple[preference.SelmState, Record]:
     """Collects the pairs of one round, trains on them and measures the policy."""
     config = model.config
@@ -211,7 +215,7 @@ def round_step(
         sample_prompts(prompt_key, config.batch, config),
         sample_fn=model.sample,
         score_fn=score,
-        explore_fn=model.greedy if greedy else None,
+        explore_fn=functools.partial(model.explore, greedy=greedy),
         config=settings,
     )
     state, _ = preference.train_round(
@@ -245,6 +249,15 @@ def measure(
         found=found,
         histogram=histogram,
     )
+
+
+def divergence(
+    params: PyTree, model: Model, world: World, prompts: jax.Array
+) -> jax.Array:
+    """Averages KL(reference || policy) over prompts."""
+    reference = world.ref_log_probs[prompts[:, 0]]
+    gap = reference - jax.nn.log_softmax(model.logits(params, prompts))
+    return jnp.mean(jnp.sum(jnp.exp(reference) * gap, axis=1))
 
 
 def held_out_prompts(key: Key, config: Settings, *, repeats: int) -> jax.Array:

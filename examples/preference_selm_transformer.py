@@ -91,50 +91,65 @@ class Result(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Worlds, policies and keys, with a leading axis of seeds."""
+    """Where all methods start, with a leading axis of seeds.
+
+    Attributes:
+      world: rewards and reference.
+      params: policies that were fitted to the reference.
+      divergence: what is left of KL(reference || policy).
+      keys: the keys of the rounds.
+    """
 
     world: lab.World
     params: Any
+    divergence: jax.Array
     keys: jax.Array
 
 
-def make_start(config: Config, model: lab.Model) -> Start:
+class Variant(NamedTuple):
+    """One run of the exploration term: its strength, and which y' it takes."""
+
+    alpha: float
+    greedy: bool = True
+
+
+def make_start(config: Config, model: lab.Model, test: jax.Array) -> Start:
     """Draws the worlds and trains the supervised starts."""
 
-    def one(key: jax.Array) -> tuple[lab.World, Any]:
+    def one(key: jax.Array) -> tuple[lab.World, Any, jax.Array]:
         world_key, start_key = jax.random.split(key)
         world = lab.sample_world(world_key, config)
-        return world, lab.supervised_start(start_key, model, world)
+        params = lab.supervised_start(start_key, model, world)
+        return world, params, lab.divergence(params, model, world, test)
 
     start_key, key = jax.random.split(jax.random.key(config.seed))
     # One after the other: small matrix products of several models at once are slow.
     run = jax.jit(lambda keys: jax.lax.map(one, keys))
-    world, params = run(jax.random.split(start_key, config.num_seeds))
-    return Start(world, params, jax.random.split(key, config.num_seeds))
+    starts = run(jax.random.split(start_key, config.num_seeds))
+    return Start(*starts, jax.random.split(key, config.num_seeds))
 
 
-def run_strengths(
+def run_variants(
     config: Config,
     model: lab.Model,
     start: Start,
     test: jax.Array,
-    alphas: tuple[float, ...],
+    variants: list[Variant],
     *,
-    name: str,
     bonus: str,
-    greedy: bool,
 ) -> list[Result]:
-    """Trains all seeds with several strengths of one exploration term."""
+    """Trains all seeds with each variant of one exploration term."""
     count = config.num_seeds
 
     def repeat(tree: Any) -> Any:
-        return jax.tree.map(lambda x: jnp.concatenate([x] * len(alphas)), tree)
+        return jax.tree.map(lambda x: jnp.concatenate([x] * len(variants)), tree)
 
-    fixed = (*repeat((start.keys, start.world)), jnp.repeat(jnp.array(alphas), count))
+    settings = (jnp.repeat(jnp.array(x), count) for x in zip(*variants, strict=True))
+    fixed = (*repeat((start.keys, start.world)), *settings)
 
     def one(inputs: tuple) -> tuple[preference.SelmState, lab.Record]:
-        state, key, world, alpha = inputs
-        options = {"alpha": alpha, "bonus": bonus, "greedy": greedy}
+        state, key, world, alpha, greedy = inputs
+        options = {"alpha": alpha, "greedy": greedy, "bonus": bonus}
         return lab.round_step(key, state, model, world, test, **options)
 
     optimizer = lab.make_optimizer(config)
@@ -143,9 +158,9 @@ def run_strengths(
         lambda states: jax.lax.map(one, (states, *fixed)),
         jax.vmap(begin)(repeat(start.params)),
         num_steps=config.num_rounds,
-        checkpoints=common.Checkpoints(config, name),
+        checkpoints=common.Checkpoints(config, bonus),
         block=config.block,
-        label=name.replace("_", " "),
+        label=f"train with {bonus}",
     )
     score = jax.jit(jax.vmap(lambda p: jax.nn.log_softmax(model.logits(p, test))))
     whole = Result(
@@ -153,31 +168,47 @@ def run_strengths(
         np.asarray(score(state.params)),
     )
     cut = lambda i: lambda x: x[i * count : (i + 1) * count]
-    return [jax.tree.map(cut(i), whole) for i in range(len(alphas))]
+    return [jax.tree.map(cut(i), whole) for i in range(len(variants))]
 
 
-def run(config: Config) -> tuple[dict[str, Result], dict[float, Result], np.ndarray]:
-    """Runs all methods: by name, SELM by strength, and the rewards of the test."""
+class Runs(NamedTuple):
+    """All that was run.
+
+    Attributes:
+      methods: the methods of the table, by name.
+      swept: SELM with greedy y', by strength.
+      rewards: true rewards of all answers to the test prompts, per seed.
+      divergence: what the supervised start left, per seed.
+    """
+
+    methods: dict[str, Result]
+    swept: dict[float, Result]
+    rewards: np.ndarray
+    divergence: np.ndarray
+
+
+def run(config: Config) -> Runs:
+    """Runs all methods, and SELM with other strengths."""
     model = lab.Model(config)
-    start = make_start(config, model)
     test = lab.held_out_prompts(jax.random.key(config.seed + 1), config, repeats=8)
+    start = make_start(config, model, test)
     shared = (config, model, start, test)
     strengths = (0.0, config.alpha, *config.alphas)
-    options = {"bonus": "log_ratio", "greedy": True}
-    results = run_strengths(*shared, strengths, name="greedy", **options)
-    swept = dict(zip(strengths, results, strict=True))
-    options = {"bonus": "log_ratio", "greedy": False}
-    sampled = run_strengths(*shared, (config.alpha,), name="sampled", **options)
-    options = {"bonus": "prob_ratio", "greedy": True}
-    bounded = run_strengths(*shared, (config.bounded_alpha,), name="bounded", **options)
-    methods = {
-        DPO: results[0],
-        GREEDY: results[1],
-        SAMPLED: sampled[0],
-        BOUNDED: bounded[0],
-    }
-    rewards = np.asarray(start.world.reward)[:, np.asarray(test)[:, 0]]
-    return methods, swept, rewards
+    variants = [Variant(config.alpha, greedy=False), *map(Variant, strengths)]
+    sampled, *results = run_variants(*shared, variants, bonus="log_ratio")
+    bounded = Variant(config.bounded_alpha)
+    (bounded,) = run_variants(*shared, [bounded], bonus="prob_ratio")
+    return Runs(
+        methods={
+            DPO: results[0],
+            GREEDY: results[1],
+            SAMPLED: sampled,
+            BOUNDED: bounded,
+        },
+        swept=dict(zip(strengths, results, strict=True)),
+        rewards=np.asarray(start.world.reward)[:, np.asarray(test)[:, 0]],
+        divergence=np.asarray(start.divergence),
+    )
 
 
 def final(result: Result) -> np.ndarray:
@@ -249,13 +280,9 @@ def implicit_difference(
     return config.beta * difference
 
 
-def draw(
-    methods: dict[str, Result],
-    swept: dict[float, Result],
-    rewards: np.ndarray,
-    config: Config,
-) -> Figure:
+def draw(runs: Runs, config: Config) -> Figure:
     """Draws curves, the sweep, the rewards of rounds and implicit rewards."""
+    methods = runs.methods
     figure, axes = plots.new_figure(
         "Exploration in preference optimization, a small transformer", 2, 3
     )
@@ -269,10 +296,10 @@ def draw(
     title = "classes whose best answer was sampled"
     plots.label(axes[0, 1], title=title, x="round", y="fraction")
     plots.legend(axes[0, 0])
-    draw_strengths(axes[0, 2], swept)
+    draw_strengths(axes[0, 2], runs.swept)
     for ax, name in zip(axes[1, :2], (DPO, BOUNDED), strict=True):
         draw_rounds(ax, name, methods[name].record.histogram.mean(0))
-    draw_implicit(axes[1, 2], methods, rewards, config)
+    draw_implicit(axes[1, 2], methods, runs.rewards, config)
     return figure
 
 
@@ -317,20 +344,20 @@ def draw_implicit(
 
 def main(config: Config) -> dict[str, float]:
     """Trains with every method and returns means over seeds."""
-    methods, swept, rewards = run(config)
-    measured = report(methods, config) | report_strengths(swept)
+    runs = run(config)
+    measured = report(runs.methods, config) | report_strengths(runs.swept)
+    measured["start/divergence"] = float(runs.divergence.mean())
     for name in (GREEDY, BOUNDED):
-        difference = implicit_difference(methods, name, config)
-        best = float(difference[rewards == 1.0].mean())
-        measured[f"{name}/implicit reward of the best"] = best
-        ordinary = float(difference[rewards < 1.0].mean())
-        measured[f"{name}/implicit reward of the others"] = ordinary
-    histogram = methods[BOUNDED].record.histogram.mean(0)
-    centers = (np.arange(lab.NUM_BINS) + 0.5) / lab.NUM_BINS
-    measured["first round/mean reward"] = float(histogram[0] @ centers)
-    measured["last round/mean reward"] = float(histogram[-1] @ centers)
+        difference = implicit_difference(runs.methods, name, config)
+        for who, some in (("best", runs.rewards == 1.0), ("others", runs.rewards < 1)):
+            mean = float(difference[some].mean())
+            measured[f"{name}/implicit reward less DPO's, {who}"] = mean
+    for name, result in runs.methods.items():
+        for when, index in (("first", 0), ("last", -1)):
+            mean = float(result.record.reward[:, index].mean())
+            measured[f"{name}/{when} round, reward of samples"] = mean
     common.save_json(config, "preference_selm_transformer", measured)
-    figure = draw(methods, swept, rewards, config)
+    figure = draw(runs, config)
     common.save_figure(config, "preference_selm_transformer", figure)
     return measured
 
