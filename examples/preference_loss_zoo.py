@@ -293,14 +293,15 @@ def draw_shapes() -> Figure:
             top.plot(difference, value, color=color, label=name)
             bottom.plot(difference, slopes.chosen, color=color)
             bottom.plot(difference, slopes.rejected, color=color, linestyle=":")
-        top.set_ylim(-1.0, 8.0)
-        bottom.set_ylim(-2.2, 2.2)
+        if family != "per token":
+            top.set_ylim(-1.0, 8.0)
+            bottom.set_ylim(-2.2, 2.2)
         plots.label(top, title=family, x="", y="loss")
         plots.label(
             bottom,
-            title="slope in the chosen (line) and rejected (dots) log-prob",
+            title="",
             x="log-ratio difference d, nats (beta = 1)",
-            y="slope",
+            y="slope: chosen (lines), rejected (dots)",
         )
         plots.legend(top)
     return figure
@@ -357,7 +358,8 @@ def draw_outcomes(rows: dict[str, Row]) -> Figure:
         (axes[0, 0], "kl", "KL to the reference, nats"),
         (axes[0, 1], "chosen", "change of the chosen log-prob, nats"),
     ):
-        for i, (name, row) in enumerate(rows.items()):
+        ranked = sorted(rows.items(), key=lambda item: -item[1].outcome.greedy.mean())
+        for i, (name, row) in enumerate(ranked):
             x, y = (getattr(row.outcome, f).mean() for f in (field, "greedy"))
             color = plots.COLORS[i % len(plots.COLORS)]
             ax.plot(x, y, marker="o", color=color, markersize=4)
@@ -365,7 +367,8 @@ def draw_outcomes(rows: dict[str, Row]) -> Figure:
                 name,
                 (x, y),
                 textcoords="offset points",
-                xytext=(4, 3),
+                xytext=((4, 2), (-4, -7))[i % 2],
+                ha=("left", "right")[i % 2],
                 fontsize=6.5,
                 color=color,
             )

@@ -10,22 +10,30 @@ against the model of the first stage, whose log-probs of all answers are compute
 --data takes a JSONL file (or .jsonl.gz) with the layout of HH-RLHF, of UltraFeedback,
 or plain `prompt`, `chosen`, `rejected`. Without it the pairs are made of real text
 that is on this machine: descriptions from the docstrings of NumPy, SciPy, JAX and
-Optax. Chosen is what the authors wrote, rejected the same two sentences in the other
-order (--docs order) or the description of something else (--docs other). So a pair
-differs in sense only, and a model that never saw the function can be tested. This
-shows that the training works; it says nothing about what people prefer.
+Optax. The prompt is the name of a function, the chosen answer the first sentence of
+its description, the rejected one that of another function (--docs other), or the two
+are its first two sentences in their true and in the other order (--docs order). Names
+are held out with all their descriptions. This shows that the training works; it says
+nothing about what people prefer.
 
 How to read the numbers: accuracy by likelihood compares the two answers under one
-model, so the supervised start has one; accuracy by reward compares how far each moved
-from there. Watch the chosen log-prob: it falls. DPO asks for a larger gap, and on
-texts this alike it lowers both answers, the rejected one more.
+model, as a whole or per token, so the supervised start has one, little above chance.
+Accuracy by reward compares how far each answer moved from there, which takes out what
+has nothing to do with the prompt, such as the length. On the 493 held-out pairs of
+one machine (standard errors 0.02) the accuracy per token rose from 0.58 to 0.69 and
+that by reward reached 0.76. It has a price: the chosen log-prob falls, by 20 nats, and
+answers sampled from the policy read worse than those of its start. DPO asks for a gap
+only; a greater --beta, fewer steps or the mixture --loss-type sigmoid sft
+--loss-weights 1 1 keep closer. The model has seen 2000 sentences, and its spelling
+shows it.
 
 The tokens are bytes, or those of a `tokenizer.json` of Hugging Face (--tokenizer, with
 the extra `tokenizers`). Several devices share each batch; with --vocab-shards they
 also share the head.
 
 Command: python examples/preference_offline_dpo.py --output outputs/dpo
-Time: under two minutes on two CPU cores; the paper preset wants an accelerator.
+Time: about a minute and a half on two CPU cores; the paper preset wants an
+accelerator.
 """
 
 import dataclasses
@@ -360,11 +368,11 @@ def draw(config: Config, result: Result) -> Figure:
     plots.label(loss, title="training loss", x="step", y="loss of a batch")
     steps = np.minimum(config.block * np.arange(len(history.metrics)), config.steps)
     columns = dict(zip(offline.METRICS, history.metrics.T, strict=True))
-    for i, name in enumerate(("likelihood accuracy", "reward accuracy")):
+    # At the start every reward is a tie, so its accuracy says nothing there.
+    for i, (name, first) in enumerate((("likelihood", 0), ("reward", 1))):
         style = {"color": plots.COLORS[i], "marker": "o", "markersize": 3.5}
-        accuracy.plot(
-            steps, columns[name], label=name.replace(" acc", ", acc"), **style
-        )
+        values = columns[f"{name} accuracy"][first:]
+        accuracy.plot(steps[first:], values, label=f"by {name}", **style)
     plots.label(accuracy, title="held-out pairs", x="step", y="accuracy")
     plots.legend(accuracy)
     for i, name in enumerate(("chosen log-prob", "rejected log-prob")):
