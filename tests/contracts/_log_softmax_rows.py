@@ -130,7 +130,6 @@ ROWS = {
         function=ops.linear_selected_log_probs,
         # Two tiles, the second of which begins in the first.
         kwargs={"chunk_size": 4},
-        extremes=_HEAD_EXTREMES,
     ),
     "linear_selected_log_probs:masked tokens skipped": _HEAD(
         function=ops.linear_selected_log_probs,

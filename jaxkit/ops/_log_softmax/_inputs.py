@@ -56,7 +56,8 @@ def as_labels(labels: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
         raise ValueError(
             f"`labels` must have shape {shape}, one for each token, got {array.shape}."
         )
-    return array
+    # Narrow integers could not hold the numbers they are compared with.
+    return array.astype(int)
 
 
 def as_mask(where: ArrayLike | None, labels: jax.Array) -> jax.Array:
@@ -126,8 +127,11 @@ def prepare(
         checkify.debug_check(logit_softcap > 0, "`logit_softcap` must be positive.")
         logit_softcap = logit_softcap.astype(dtype)
     checkify.debug_check(temperature > 0, "`temperature` must be positive.")
-    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * vocabulary
-    total = vocabulary * (1 if axis_name is None else jax.lax.axis_size(axis_name))
+    first: jax.Array | int = 0
+    total = vocabulary
+    if axis_name is not None:
+        first = jax.lax.axis_index(axis_name).astype(labels.dtype) * vocabulary
+        total *= jax.lax.axis_size(axis_name)
     checkify.debug_check(
         jnp.all(~mask | (labels < total)), "`labels` must be less than the vocabulary."
     )

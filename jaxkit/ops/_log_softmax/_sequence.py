@@ -110,6 +110,7 @@ def segment_log_probs(
         raise TypeError(f"`segment_ids` must have an integer dtype, got {ids.dtype}.")
     checks.same_shape(token_log_probs=values, segment_ids=ids)
     values = values.astype(accumulation_dtype(values))
+    ids = ids.astype(int)
     inside = (ids >= 0) & (ids < num_segments)
     values = masked_fill(masked_fill(values, where), inside)
     # A negative index counts from the end: padding goes to a segment of its own.
