@@ -126,6 +126,8 @@ def accumulated_value_and_grad(
       A function ``(params, batch, *args, where=None)`` that returns ``((value,
       report), gradient)`` with the mean loss over the pairs in ``where``, a
       :class:`PairReport` with the Gram of each pair, and the gradient of the mean.
+      Inside :func:`jax.shard_map` the mean is that of the pairs of one device, and
+      the gradient the sum over the devices that share the parameters.
 
     Raises:
       TypeError: if a leaf of ``params`` is not floating.
