@@ -4,6 +4,7 @@ import math
 import shutil
 
 import _preference_offline as offline
+import _preference_samples as sampling
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,7 +40,7 @@ def tiny(tmp_path_factory):
         features=8,
         layers=1,
         heads=2,
-        sft_steps=4,
+        sft_steps=0,
         steps=4,
         batch_size=8,
         block=2,
@@ -174,7 +175,8 @@ def test_metrics_leave_ties_out():
     ("changes", "message"),
     [
         ({"accumulate": 3}, "`accumulate` must divide"),
-        ({"loss_type": ("sigmoid", "sft")}, "`loss_weights` must have one"),
+        ({"loss_weights": (1.0, 0.5)}, "`weights` must have one"),
+        ({"steps": 0}, "`steps` must be at least 1"),
         ({"devices": 4, "vocab_shards": 3}, "`vocab_shards` must divide"),
         ({"loss_type": ("sigmod",)}, "sigmod"),
     ],
@@ -189,8 +191,8 @@ def test_samples_estimate_the_divergence(tiny):
     setup = example.prepare(dataclasses.replace(tiny, devices=1))
     moved = jax.tree.map(lambda leaf: 1.5 * leaf, setup.params)
 
-    def sample(params: offline.Params) -> offline.Samples:
-        return offline.sample_answers(
+    def sample(params: offline.Params) -> sampling.Samples:
+        return sampling.sample_answers(
             setup.graphdef,
             params,
             setup.params,
@@ -227,7 +229,7 @@ def test_samples_estimate_the_divergence(tiny):
     ids=["bfloat16 and a mixture", "a sorted batch and buckets", "no reference"],
 )
 def test_other_options_run(tiny, changes):
-    measured = example.main(dataclasses.replace(tiny, **changes))
+    measured = example.main(dataclasses.replace(tiny, sft_steps=3, **changes))
     values = (v for k, v in measured.items() if k != "KL" or "samples" in changes)
     assert all(np.isfinite(value) for value in values)
     assert measured["end/chosen log-prob"] != measured["start/chosen log-prob"]
@@ -235,7 +237,7 @@ def test_other_options_run(tiny, changes):
 
 @pytest.mark.slow
 def test_docstrings_make_pairs_to_train_on():
-    config = example.Config(sft_steps=0, steps=0, samples=0)
+    config = example.Config()
     train, held_out = example.load(config, example.make_tokenizer(config))
     assert len(train) > 400
     assert len(held_out) > 100
