@@ -48,8 +48,10 @@ def test_readme_holds_the_two_commands_and_ci_runs_the_tests():
     assert ".venv/bin/pytest" in (ROOT / ".ci" / "run").read_text()
 
 
-def test_the_notebook_example_of_the_readme_runs():
+def test_the_examples_of_the_readme_run():
     readme = (ROOT / "README.md").read_text()
-    (example,) = re.findall(r"```python\n(.*?)```", readme, re.S)[:1]
-    scope: dict[str, object] = {}
-    exec(compile(example, "README.md", "exec"), scope)
+    examples = re.findall(r"```python\n(.*?)```", readme, re.S)
+    assert examples
+    for example in examples:
+        scope: dict[str, object] = {}
+        exec(compile(example, "README.md", "exec"), scope)
