@@ -61,7 +61,6 @@ def apo_zero_loss(
     a, b = log_ratios(
         chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, where
     )
-
     (beta,) = hyper(a, beta=beta)
     loss = jax.nn.sigmoid(-beta * a) + jax.nn.sigmoid(beta * b)
     return masked_fill(loss, where)
@@ -119,7 +118,6 @@ def apo_down_loss(
     a, b = log_ratios(
         chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, where
     )
-
     (beta,) = hyper(a, beta=beta)
     loss = jax.nn.sigmoid(beta * a) + jax.nn.sigmoid(-beta * (a - b))
     return masked_fill(loss, where)

@@ -67,7 +67,6 @@ def bco_loss(
     a, b = log_ratios(
         chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, where
     )
-
     beta, reward_shift = hyper(a, beta=beta, reward_shift=reward_shift)
     shift = jax.lax.stop_gradient(reward_shift)
     loss = jax.nn.softplus(shift - beta * a) + jax.nn.softplus(beta * b - shift)

@@ -32,7 +32,7 @@ def discopop_loss(
         \ell = (1 - w) \log(1 + e^{-m}) + w e^{-m}, \qquad w = \sigma(m / \tau), \qquad
         m = \beta (a - b)
 
-    Not convex: the loss rises over a short stretch of margins just above 0.
+    Not convex: the loss rises over a short stretch of margins around 0.
 
     Args:
       chosen_logps: log-probability of each chosen answer under the policy, shape
@@ -44,7 +44,7 @@ def discopop_loss(
       beta: how closely to stay to the reference, a positive scalar or broadcastable
         to ``[...]``.
       tau: the width of the blend, a positive scalar or broadcastable to ``[...]``;
-        the loss is bounded by the larger of its parts only up to ``tau = 1``.
+        above 1 the loss of very wrong pairs grows exponentially.
       divergence: the divergence that holds the policy to the reference, see
         :func:`f_divergence_score`; static.
       divergence_alpha: the order of the divergence ``"alpha"``.
@@ -67,7 +67,8 @@ def discopop_loss(
 
     References:
       Lu et al., *Discovering Preference Optimization Algorithms with and for Large
-      Language Models*, NeurIPS 2024, eq. 5 (log-ratio modulated loss).
+      Language Models*, NeurIPS 2024 (the log-ratio modulated
+      loss).
     """
     check_positive(tau=tau)
     margin = pair_margin(
@@ -80,7 +81,6 @@ def discopop_loss(
         divergence_alpha=divergence_alpha,
         where=where,
     )
-
     (tau,) = hyper(margin, tau=tau)
     gate = margin / tau
     logistic = jax.nn.softplus(-margin) * jax.nn.sigmoid(-gate)

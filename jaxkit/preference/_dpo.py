@@ -101,7 +101,6 @@ def dpo_loss(
         divergence_alpha=divergence_alpha,
         where=where,
     )
-
     (label_smoothing,) = hyper(margin, label_smoothing=label_smoothing)
     return masked_fill(smoothed_logistic(margin, label_smoothing), where)
 
@@ -177,7 +176,6 @@ def robust_dpo_loss(
         divergence_alpha=divergence_alpha,
         where=where,
     )
-
     (label_smoothing,) = hyper(margin, label_smoothing=label_smoothing)
     reward = label_smoothing / (1.0 - 2.0 * label_smoothing)
     return masked_fill(jax.nn.softplus(-margin) - scaled(reward, margin), where)

@@ -68,7 +68,7 @@ def exo_loss(
 
     References:
       Ji et al., *Towards Efficient Exact Optimization of Language Model Alignment*,
-      ICML 2024, eq. 17.
+      ICML 2024.
     """
     check_label_smoothing(label_smoothing, low_open=True)
     margin = pair_margin(
@@ -81,7 +81,6 @@ def exo_loss(
         divergence_alpha=divergence_alpha,
         where=where,
     )
-
     (label_smoothing,) = hyper(margin, label_smoothing=label_smoothing)
     # 0 log 0 at an infinite margin; from far below it the loss is constant anyway.
     margin = jnp.clip(margin, -1e30, 1e30)

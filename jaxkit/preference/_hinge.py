@@ -72,6 +72,5 @@ def hinge_loss(
         divergence_alpha=divergence_alpha,
         where=where,
     )
-
     # relu and not maximum: its slope at the corner is 0, not 1/2.
     return masked_fill(jax.nn.relu(1.0 - margin), where)

@@ -133,7 +133,7 @@ def kto_kl_estimate(
 
     References:
       Ethayarajh et al., *KTO: Model Alignment as Prospect Theoretic Optimization*,
-      ICML 2024, section 4.2.
+      ICML 2024, section 4.
     """
     logps, ref_logps = real_arrays(where, logps=logps, ref_logps=ref_logps)
     mean = masked_mean(log_ratio(logps, ref_logps), where=where)

@@ -29,12 +29,12 @@ def nash_md_loss(
         \log \pi(y) = \sum_t \log \pi_t
 
     on an answer :math:`y` sampled from the policy. :math:`P` is the judged probability
-    that :math:`y` beats an answer drawn from a geometric mixture of policy and reference
-    (in the paper with coefficient 1/2 at most).
+    that :math:`y` beats an answer drawn from the geometric mixture of policy and
+    reference, commonly in equal parts.
 
     Args:
-      token_logps: log-probability of each token under the policy, shape ``[...,
-        time]``.
+      token_logps: log-probability of each token under the policy, shape
+        ``[..., time]``.
       ref_token_logps: the same under the reference; no gradient flows into it.
       preference_probs: the probability :math:`P` of each answer, shape ``[...]``; no
         gradient flows into it.

@@ -64,7 +64,6 @@ def nca_loss(
     a, b = log_ratios(
         chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, where
     )
-
     (beta,) = hyper(a, beta=beta)
     loss = jax.nn.softplus(-beta * a) + 0.5 * (
         jax.nn.softplus(beta * a) + jax.nn.softplus(beta * b)

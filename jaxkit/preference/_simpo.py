@@ -78,7 +78,6 @@ def simpo_loss(
     chosen, rejected = average_log_probs(
         chosen_logps, rejected_logps, chosen_lengths, rejected_lengths, where
     )
-
     beta, gamma, label_smoothing = hyper(
         chosen, beta=beta, gamma=gamma, label_smoothing=label_smoothing
     )
@@ -146,7 +145,6 @@ def alphapo_loss(
     chosen, rejected = average_log_probs(
         chosen_logps, rejected_logps, chosen_lengths, rejected_lengths, where
     )
-
     beta, gamma, alpha, label_smoothing = hyper(
         chosen, beta=beta, gamma=gamma, alpha=alpha, label_smoothing=label_smoothing
     )

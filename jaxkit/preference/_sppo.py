@@ -64,7 +64,6 @@ def sppo_loss(
     a, b = log_ratios(
         chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, where
     )
-
     (beta,) = hyper(a, beta=beta)
     target = 0.5 / beta
     return masked_fill(jnp.square(a - target) + jnp.square(b + target), where)
