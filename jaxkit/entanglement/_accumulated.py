@@ -7,7 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxkit._core.dtypes import accumulation_dtype
-from jaxkit.entanglement._batch_loss import PairReport, batch_log_probs, mean_loss
+from jaxkit.entanglement._batch_loss import (
+    PairReport,
+    batch_log_probs,
+    fill_examples,
+    mean_loss,
+    pair_mask,
+)
 from jaxkit.entanglement._inputs import float_leaves, leading_size
 from jaxkit.entanglement._types import PairGram
 from jaxkit.entanglement._uses import check_uses
@@ -155,6 +161,9 @@ def accumulated_value_and_grad(
         params: PyTree, batch: PyTree, *args: Any, where: ArrayLike | None = None
     ) -> tuple[tuple[jax.Array, PairReport], PyTree]:
         num_pairs = _num_pairs(params, batch)
+        if where is not None:
+            where = pair_mask(where, num_pairs)
+            batch = fill_examples(batch, jnp.concatenate([where, where]))
         accumulator = _zeros(params, batch, num_pairs)
         check_uses(log_prob, params, accumulator, batch)
 

@@ -12,7 +12,14 @@ from jaxkit.entanglement._types import Coefficients, PairGram
 from jaxkit.ops import masked_fill, masked_mean
 from jaxkit.typing import ArrayLike, PyTree
 
-__all__ = ["BatchLogProb", "PairReport", "batch_log_probs", "mean_loss"]
+__all__ = [
+    "BatchLogProb",
+    "PairReport",
+    "batch_log_probs",
+    "fill_examples",
+    "mean_loss",
+    "pair_mask",
+]
 
 BatchLogProb = Callable[[Any, Any], jax.Array]
 
@@ -71,3 +78,28 @@ def mean_loss(
     coefficients = loss_coefficients(loss, chosen, rejected, *args)
     coefficients = Coefficients(*(masked_fill(x, where) for x in coefficients))
     return value, coefficients, weights
+
+
+def pair_mask(where: ArrayLike, num_pairs: int) -> jax.Array:
+    """Refuses a mask that is not one bool for each pair."""
+    mask = jnp.asarray(where)
+    if mask.dtype != jnp.bool_ or mask.shape != (num_pairs,):
+        raise ValueError(
+            f"`where` must be bool of shape ({num_pairs},), got {mask.dtype} of shape "
+            f"{mask.shape}."
+        )
+    return mask
+
+
+def fill_examples(examples: PyTree, where: jax.Array | None) -> PyTree:
+    """Replaces floating entries of the examples that do not count by zeros."""
+    if where is None:
+        return examples
+
+    def one(leaf: Any) -> jax.Array:
+        leaf = jnp.asarray(leaf)
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        return masked_fill(leaf, where.reshape(-1, *[1] * (leaf.ndim - 1)))
+
+    return jax.tree.map(one, examples)

@@ -9,6 +9,7 @@ from jax.lax import Precision
 
 from jaxkit._core import checks
 from jaxkit._core.dtypes import accumulation_dtype
+from jaxkit.entanglement._batch_loss import fill_examples, pair_mask
 from jaxkit.entanglement._inputs import float_leaves, leading_size, same_batch
 from jaxkit.entanglement._types import PairGram
 from jaxkit.ops import masked_fill
@@ -135,8 +136,8 @@ def leaf_pair_gram(
     float_leaves(params=params)
     num_pairs = same_batch(chosen=chosen, rejected=rejected)
     if where is not None:
-        where = _pair_mask(where, num_pairs)
-        chosen, rejected = _fill(chosen, where), _fill(rejected, where)
+        where = pair_mask(where, num_pairs)
+        chosen, rejected = fill_examples(chosen, where), fill_examples(rejected, where)
     gradient = jax.grad(scalar_valued(log_prob))
 
     def one_pair(pair: tuple[PyTree, PyTree]) -> PyTree:
@@ -316,25 +317,3 @@ def _total(parts: Iterable[jax.Array], dtype: jnp.dtype) -> jax.Array:
     for part in others:
         total += part.astype(dtype)
     return total
-
-
-def _pair_mask(where: ArrayLike, num_pairs: int) -> jax.Array:
-    mask = jnp.asarray(where)
-    if mask.dtype != jnp.bool_ or mask.shape != (num_pairs,):
-        raise ValueError(
-            f"`where` must be bool of shape ({num_pairs},), got {mask.dtype} of shape "
-            f"{mask.shape}."
-        )
-    return mask
-
-
-def _fill(examples: PyTree, where: jax.Array) -> PyTree:
-    """Replaces floating entries of the examples that do not count by zeros."""
-
-    def one(leaf: Any) -> jax.Array:
-        leaf = jnp.asarray(leaf)
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            return leaf
-        return masked_fill(leaf, where.reshape(-1, *[1] * (leaf.ndim - 1)))
-
-    return jax.tree.map(one, examples)

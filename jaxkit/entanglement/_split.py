@@ -11,7 +11,9 @@ from jaxkit.entanglement._batch_loss import (
     BatchLogProb,
     PairReport,
     batch_log_probs,
+    fill_examples,
     mean_loss,
+    pair_mask,
 )
 from jaxkit.entanglement._inputs import float_leaves, same_batch
 from jaxkit.entanglement._types import PairGram
@@ -77,6 +79,9 @@ def split_value_and_grad(
     ) -> tuple[tuple[jax.Array, PairReport], Gradients]:
         float_leaves(params=params)
         size = same_batch(chosen=chosen, rejected=rejected)
+        if where is not None:
+            where = pair_mask(where, size)
+        chosen, rejected = fill_examples(chosen, where), fill_examples(rejected, where)
         chosen_logps, pull_chosen = batch_log_probs(
             log_prob_batch, params, chosen, size
         )

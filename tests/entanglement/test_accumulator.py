@@ -298,7 +298,10 @@ def test_saturated_pairs_are_reported_and_not_divided_by_nothing(x64: None):
 def test_pairs_that_do_not_count_leave_loss_and_gradient(x64: None):
     x, reference = normal(5, 2 * PAIRS, 4, 3), normal(4, PAIRS)
     where = jnp.array([True, False, True])
-    (value, report), gradient = step_of_network(layers(), x, reference, where=where)
+    spoiled = x.at[1].set(jnp.nan).at[1 + PAIRS].set(jnp.inf)
+    (value, report), gradient = step_of_network(
+        layers(), spoiled, reference, where=where
+    )
     np.testing.assert_array_equal(report.valid, where)
 
     def of_pairs(*pairs: int) -> tuple:
