@@ -40,9 +40,14 @@ def sample_answers(
     length = params["positions"].shape[0]
     if not firsts:
         return Samples([], [], float("nan"), float("nan"))
-    starts = np.array([np.argmax(batch.where[0, 0]) for batch in firsts])
-    tokens = np.stack([batch.tokens[0, 0, :prompt] for batch in firsts])
-    seen = np.arange(prompt) < starts[:, None]
+    # Padding stands on the left, so that every answer begins at the same place and
+    # its first token follows the last one of the prompt.
+    tokens = np.zeros((len(firsts), prompt), np.int32)
+    seen = np.zeros(tokens.shape, bool)
+    for i, batch in enumerate(firsts):
+        size = int(np.argmax(batch.where[0, 0]))
+        tokens[i, prompt - size :] = batch.tokens[0, 0, :size]
+        seen[i, prompt - size :] = True
 
     @jax.jit
     def run(params: Params, ref_params: Params, key: jax.Array) -> tuple[Any, Any]:

@@ -365,10 +365,12 @@ def draw(config: Config, result: Result) -> Figure:
     steps = np.minimum(config.block * np.arange(len(history.metrics)), config.steps)
     columns = dict(zip(offline.METRICS, history.metrics.T, strict=True))
     # At the start every reward is a tie, so its accuracy says nothing there.
-    for i, (name, first) in enumerate((("likelihood", 0), ("reward", 1))):
+    lines = (("likelihood", "by likelihood", 0), ("per-token", "the same per token", 0))
+    lines = (*lines, ("reward", "by reward", 1))
+    for i, (name, text, first) in enumerate(lines):
         style = {"color": plots.COLORS[i], "marker": "o", "markersize": 3.5}
         values = columns[f"{name} accuracy"][first:]
-        accuracy.plot(steps[first:], values, label=f"by {name}", **style)
+        accuracy.plot(steps[first:], values, label=text, **style)
     plots.label(accuracy, title="held-out pairs", x="step", y="accuracy")
     plots.legend(accuracy)
     for i, name in enumerate(("chosen log-prob", "rejected log-prob")):
