@@ -110,3 +110,26 @@ def test_the_population_loss_and_the_closed_form():
     )
     for a0, b0 in ((0.1, 0.1), (0.5, 1.5), (0.5, -0.5)):
         compare(flow, (np.full(7, a0), np.full(7, b0)), 1e-5)
+
+
+@pytest.mark.parametrize("vocab_axis", [0, 1])
+@pytest.mark.parametrize("options", [{}, {"chunk_size": 300}, {"skip_masked": True}])
+def test_log_probs_of_tokens(vocab_axis: int, options: dict[str, Any]):
+    rng = np.random.default_rng(3)
+    hidden, weight = rng.standard_normal((300, 32)), rng.standard_normal((1009, 32)) / 4
+    labels = rng.integers(0, 1009, 300)
+
+    def function(hidden, weight):
+        out = ops.token_statistics(
+            hidden,
+            weight if vocab_axis == 0 else weight.T,
+            jnp.asarray(labels, jnp.int32),
+            vocab_axis=vocab_axis,
+            logit_softcap=10.0,
+            precision=HIGHEST,
+            where=jnp.asarray(labels % 3 > 0),
+            **options,
+        )
+        return jnp.stack(out[:3])
+
+    compare(function, (hidden, weight), 1e-5)

@@ -12,7 +12,7 @@ from jaxkit.ops._masking import masked_fill
 from jaxkit.ops._sharding import match_varying
 from jaxkit.typing import ArrayLike, PrecisionLike
 
-__all__ = ["Head", "as_labels", "as_mask", "prepare"]
+__all__ = ["Head", "as_labels", "as_mask", "check_labels", "prepare"]
 
 
 class Head(NamedTuple):
@@ -24,7 +24,8 @@ class Head(NamedTuple):
       weight: as the caller has it, ``[V, D]`` or ``[D, V]``.
       bias: ``[V]`` in the accumulation dtype, or None.
       labels: ``[N]``, relative to the first row of ``weight``.
-      temperature: scalar in the accumulation dtype.
+      known: whether the label is one of the vocabulary of all devices, ``[N]``.
+      inverse_temperature: scalar in the accumulation dtype.
       logit_softcap: scalar in the accumulation dtype, or None.
       vocab_axis: which axis of ``weight`` counts the vocabulary.
       product_dtype: dtype of the factors of the matrix products.
@@ -35,7 +36,8 @@ class Head(NamedTuple):
     weight: jax.Array
     bias: jax.Array | None
     labels: jax.Array
-    temperature: jax.Array
+    known: jax.Array
+    inverse_temperature: jax.Array
     logit_softcap: jax.Array | None
     vocab_axis: int
     product_dtype: jnp.dtype
@@ -87,9 +89,46 @@ def prepare(
     where: ArrayLike | None,
 ) -> tuple[Head, jax.Array]:
     """Checks the arguments; returns the flat head and the mask in full shape."""
-    hidden, weight, temperature = checks.floating(
-        hidden=hidden, weight=weight, temperature=temperature
+    hidden, weight = checks.floating(hidden=hidden, weight=weight)
+    _check_weight(hidden, weight, vocab_axis)
+    vocabulary = weight.shape[vocab_axis]
+    _check_chunk_size(chunk_size, vocabulary)
+    labels = as_labels(labels, hidden.shape[:-1])
+    mask = as_mask(where, labels)
+    if bias is not None:
+        (bias,) = checks.floating(bias=bias)
+        if bias.shape != (vocabulary,):
+            raise ValueError(
+                f"`bias` must have shape ({vocabulary},), got {bias.shape}."
+            )
+    dtype = accumulation_dtype(hidden, weight, *([] if bias is None else [bias]))
+    first: jax.Array | int = 0
+    total = vocabulary
+    if axis_name is not None:
+        first = jax.lax.axis_index(axis_name).astype(labels.dtype) * vocabulary
+        total *= jax.lax.axis_size(axis_name)
+    check_labels(labels, mask, total)
+    tokens = masked_fill(hidden, mask[..., None]).reshape(-1, hidden.shape[-1])
+    softcap = None
+    if logit_softcap is not None:
+        softcap = _positive("logit_softcap", logit_softcap, dtype)
+    head = Head(
+        # One pcast here: the gradient is summed over devices once, not by tile.
+        hidden=match_varying(tokens.astype(dtype).T, weight),
+        weight=weight,
+        bias=None if bias is None else bias.astype(dtype),
+        labels=labels.reshape(-1) - first,
+        known=labels.reshape(-1) < total,
+        inverse_temperature=1.0 / _positive("temperature", temperature, dtype),
+        logit_softcap=softcap,
+        vocab_axis=vocab_axis,
+        product_dtype=promoted_dtype(hidden, weight),
+        precision=precision,
     )
+    return head, mask
+
+
+def _check_weight(hidden: jax.Array, weight: jax.Array, vocab_axis: int) -> None:
     if isinstance(vocab_axis, bool) or vocab_axis not in (0, 1):
         raise ValueError(f"`vocab_axis` must be 0 or 1, got {vocab_axis!r}.")
     checks.min_ndim("hidden", hidden, 1)
@@ -100,58 +139,31 @@ def prepare(
             f"`weight` must have shape {want} for `hidden` of shape {hidden.shape} "
             f"and `vocab_axis={vocab_axis}`, got {weight.shape}."
         )
-    vocabulary = weight.shape[vocab_axis]
     checks.axis_size("weight", weight, vocab_axis, 1)
-    if chunk_size is not None:
-        checks.at_least("chunk_size", chunk_size, 1)
-        if chunk_size > vocabulary:
-            raise ValueError(
-                f"`chunk_size` must be at most {vocabulary}, the vocabulary of "
-                f"`weight`, got {chunk_size}."
-            )
-    _check_scalar("temperature", temperature)
-    labels = as_labels(labels, hidden.shape[:-1])
-    mask = as_mask(where, labels)
-    dtype = accumulation_dtype(hidden, weight)
-    if bias is not None:
-        (bias,) = checks.floating(bias=bias)
-        if bias.shape != (vocabulary,):
-            raise ValueError(
-                f"`bias` must have shape ({vocabulary},), got {bias.shape}."
-            )
-        dtype = accumulation_dtype(hidden, weight, bias)
-        bias = bias.astype(dtype)
-    if logit_softcap is not None:
-        (logit_softcap,) = checks.floating(logit_softcap=logit_softcap)
-        _check_scalar("logit_softcap", logit_softcap)
-        checkify.debug_check(logit_softcap > 0, "`logit_softcap` must be positive.")
-        logit_softcap = logit_softcap.astype(dtype)
-    checkify.debug_check(temperature > 0, "`temperature` must be positive.")
-    first: jax.Array | int = 0
-    total = vocabulary
-    if axis_name is not None:
-        first = jax.lax.axis_index(axis_name).astype(labels.dtype) * vocabulary
-        total *= jax.lax.axis_size(axis_name)
+
+
+def _check_chunk_size(chunk_size: int | None, vocabulary: int) -> None:
+    if chunk_size is None:
+        return
+    checks.at_least("chunk_size", chunk_size, 1)
+    if chunk_size > vocabulary:
+        raise ValueError(
+            f"`chunk_size` must be at most {vocabulary}, the vocabulary of "
+            f"`weight`, got {chunk_size}."
+        )
+
+
+def check_labels(labels: jax.Array, mask: jax.Array, total: int) -> None:
+    """Refuses labels out of range, where the caller has asked for such checks."""
     checkify.debug_check(
-        jnp.all(~mask | (labels < total)), "`labels` must be less than the vocabulary."
+        jnp.all(~mask | (labels < total)),
+        f"`labels` must be less than {total}, the number of classes.",
     )
-    tokens = masked_fill(hidden, mask[..., None]).reshape(-1, features)
-    # One pcast here, so that the gradient is summed over devices once, not by tile.
-    tokens = match_varying(tokens.astype(dtype).T, weight)
-    head = Head(
-        hidden=tokens,
-        weight=weight,
-        bias=bias,
-        labels=labels.reshape(-1) - first,
-        temperature=temperature.astype(dtype),
-        logit_softcap=logit_softcap,
-        vocab_axis=vocab_axis,
-        product_dtype=promoted_dtype(hidden, weight),
-        precision=precision,
-    )
-    return head, mask
 
 
-def _check_scalar(name: str, array: jax.Array) -> None:
+def _positive(name: str, value: ArrayLike, dtype: jnp.dtype) -> jax.Array:
+    (array,) = checks.floating(**{name: value})
     if array.ndim:
         raise ValueError(f"`{name}` must be a scalar, got shape {array.shape}.")
+    checkify.debug_check(array > 0, f"`{name}` must be positive.")
+    return array.astype(dtype)

@@ -251,12 +251,9 @@ def _token_sums(
     else:
         tile = chunk_size or choose_tile(head.vocabulary, mask.size)
         sums = scan_vocabulary(head, tile, statistics=statistics)
-    total = head.vocabulary
     if axis_name is not None:
         sums = combine_devices(sums, axis_name)
-        total *= jax.lax.axis_size(axis_name)
-    known = jnp.asarray(labels).reshape(-1) < total
-    sums = sums._replace(target=jnp.where(known, sums.target, jnp.nan))
+    sums = sums._replace(target=jnp.where(head.known, sums.target, jnp.nan))
     # Nothing has been added for tokens left out, and the log of 0 has no slope.
     fill = lambda leaf: masked_fill(leaf, mask.reshape(-1), fill=1.0)
     return jax.tree.map(fill, sums), mask

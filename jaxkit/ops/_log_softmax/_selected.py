@@ -2,12 +2,11 @@
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import checkify
 
 from jaxkit._core import checks
 from jaxkit._core.dtypes import accumulation_dtype
 from jaxkit._core.jit import jit
-from jaxkit.ops._log_softmax._inputs import as_labels, as_mask
+from jaxkit.ops._log_softmax._inputs import as_labels, as_mask, check_labels
 from jaxkit.ops._masking import masked_fill
 from jaxkit.typing import ArrayLike
 
@@ -47,10 +46,7 @@ def selected_log_probs(
     checks.axis_size("logits", logits, -1, 1)
     labels = as_labels(labels, logits.shape[:-1])
     mask = as_mask(where, labels)
-    size = logits.shape[-1]
-    checkify.debug_check(
-        jnp.all(~mask | (labels < size)), "`labels` must be less than the classes."
-    )
+    check_labels(labels, mask, logits.shape[-1])
     logits = masked_fill(logits, mask[..., None]).astype(accumulation_dtype(logits))
     index = jnp.where(mask, labels, 0)[..., None]
     target = jnp.take_along_axis(logits, index, axis=-1, mode="fill")[..., 0]

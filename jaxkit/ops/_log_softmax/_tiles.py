@@ -1,6 +1,7 @@
 """Sums over a vocabulary, tile by tile, that no logit outlives."""
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -55,41 +56,14 @@ def scan_vocabulary(
     With `live` of shape ``[M]`` the tokens come in as many groups, as a leading axis
     of the hidden states and labels, and the groups not alive are left out.
     """
-    whole = head.vocabulary % tile == 0
 
     def step(sums: Sums, index: jax.Array | int) -> tuple[Sums, None]:
-        begin = index * tile
-        # The last tile of a vocabulary that it does not divide begins earlier.
-        start = begin if whole else jnp.minimum(begin, head.vocabulary - tile)
-        weight = jax.lax.dynamic_slice_in_dim(head.weight, start, tile, head.vocab_axis)
-        bias = head.bias
-        if bias is not None:
-            bias = jax.lax.dynamic_slice_in_dim(bias, start, tile)
-        if live is not None:
-            # The gradients of the groups are added up in this dtype.
-            weight = weight.astype(head.hidden.dtype)
-        counted = None if whole else start + jnp.arange(tile) < begin
-        # A zero of this step: the tile of a constant would be kept for all steps.
-        zero = jnp.asarray(0 * begin, head.hidden.dtype)
-
-        def add(sums: Sums, hidden: jax.Array, labels: jax.Array) -> Sums:
-            logits = _logits(head, hidden, weight, bias)
-            columns = start + jnp.arange(tile)
-            if counted is not None:
-                logits = jnp.where(counted[:, None], zero + _LOWEST, logits)
-                columns = jnp.where(counted, -1, columns)
-            is_label = columns[:, None] == labels[None, :]
-            return _add(sums, logits, is_label, zero)
-
+        part = _cut(head, index * tile, tile)
         if live is None:
-            return add(sums, head.hidden, head.labels), None
-
-        def group(_: None, xs: tuple) -> tuple[None, Sums]:
-            alive, *rest = xs
-            return None, jax.lax.cond(alive, add, lambda sums, *_: sums, *rest)
-
-        xs = live, sums, head.hidden, head.labels
-        return jax.lax.scan(jax.checkpoint(group, prevent_cse=False), None, xs)[1], None
+            return _add(head, part, sums, head.hidden, head.labels), None
+        # The gradients of the groups are added up in the wider dtype.
+        wide = part._replace(weight=part.weight.astype(head.hidden.dtype))
+        return _add_live(functools.partial(_add, head, wide), live, sums, head), None
 
     sums = _start(head, statistics)
     if tile == head.vocabulary:
@@ -99,26 +73,67 @@ def scan_vocabulary(
     return jax.lax.scan(body, sums, jnp.arange(count))[0]
 
 
+class _Tile(NamedTuple):
+    """Some columns of the head; those already counted hold no label."""
+
+    weight: jax.Array
+    bias: jax.Array | None
+    columns: jax.Array
+    counted: jax.Array | None
+    zero: jax.Array
+
+
+def _cut(head: Head, begin: jax.Array | int, tile: int) -> _Tile:
+    start, counted = begin, None
+    if head.vocabulary % tile:
+        # The last tile of a vocabulary that it does not divide begins earlier.
+        start = jnp.minimum(begin, head.vocabulary - tile)
+        counted = start + jnp.arange(tile) < begin
+    bias = head.bias
+    if bias is not None:
+        bias = jax.lax.dynamic_slice_in_dim(bias, start, tile)
+    return _Tile(
+        weight=jax.lax.dynamic_slice_in_dim(head.weight, start, tile, head.vocab_axis),
+        bias=bias,
+        columns=start + jnp.arange(tile),
+        counted=counted,
+        # A zero of this step: the tile of a constant would be kept for all steps.
+        zero=jnp.asarray(0 * begin, head.hidden.dtype),
+    )
+
+
+def _add_live(
+    add: Callable[..., Sums], live: jax.Array, sums: Sums, head: Head
+) -> Sums:
+    def group(_: None, xs: tuple) -> tuple[None, Sums]:
+        alive, *rest = xs
+        return None, jax.lax.cond(alive, add, lambda sums, *_: sums, *rest)
+
+    xs = live, sums, head.hidden, head.labels
+    return jax.lax.scan(jax.checkpoint(group, prevent_cse=False), None, xs)[1]
+
+
 def _start(head: Head, statistics: bool) -> Sums:
     zeros = jnp.zeros_like(head.hidden, shape=head.labels.shape)
     moments = (zeros, zeros) if statistics else None
     sums = Sums(jnp.full_like(zeros, _LOWEST), zeros, zeros, moments)
-    traced = (head.hidden, head.weight, head.labels, head.bias, head.temperature)
-    for like in (*traced, head.logit_softcap):
+    traced = (head.hidden, head.weight, head.labels, head.bias)
+    for like in (*traced, head.inverse_temperature, head.logit_softcap):
         sums = sums if like is None else match_varying(sums, like)
     return sums
 
 
-def _logits(
-    head: Head, hidden: jax.Array, weight: jax.Array, bias: jax.Array | None
-) -> jax.Array:
+def _logits(head: Head, part: _Tile, hidden: jax.Array) -> jax.Array:
     """The logits ``[tile, N]``."""
-    logits = _product(head, weight, hidden)
-    if bias is not None:
-        logits = logits + bias[:, None]
+    logits = _product(head, part.weight, hidden)
+    if part.bias is not None:
+        logits = logits + part.bias[:, None]
     if head.logit_softcap is not None:
         logits = head.logit_softcap * jnp.tanh(logits / head.logit_softcap)
-    return logits / head.temperature
+    logits = logits * head.inverse_temperature
+    if part.counted is None:
+        return logits
+    return jnp.where(part.counted[:, None], part.zero + _LOWEST, logits)
 
 
 def _product(head: Head, weight: jax.Array, hidden: jax.Array) -> jax.Array:
@@ -154,19 +169,25 @@ def _product(head: Head, weight: jax.Array, hidden: jax.Array) -> jax.Array:
     return product(weight, hidden)
 
 
-def _add(sums: Sums, logits: jax.Array, is_label: jax.Array, zero: jax.Array) -> Sums:
-    """Adds a tile of logits ``[tile, N]``."""
+def _add(
+    head: Head, part: _Tile, sums: Sums, hidden: jax.Array, labels: jax.Array
+) -> Sums:
+    logits = _logits(head, part, hidden)
     largest = jax.lax.stop_gradient(jnp.max(logits, axis=0))
     maximum = jnp.maximum(sums.maximum, largest)
     sums = _rescale(sums, maximum)
     shifted = logits - maximum[None, :]
     powers = jnp.exp(shifted)
-    target = sums.target + jnp.sum(jnp.where(is_label, logits, zero), axis=0)
+    is_label = part.columns[:, None] == labels[None, :]
+    if part.counted is not None:
+        is_label &= ~part.counted[:, None]
+    target = sums.target + jnp.sum(jnp.where(is_label, logits, part.zero), axis=0)
     moments = sums.moments
     if moments is not None:
         first, squares = moments
         # A logit may be -inf, and -inf times 0 is NaN.
-        first += jnp.sum(jnp.maximum(shifted, zero + _LOWEST) * powers, axis=0)
+        finite = jnp.maximum(shifted, part.zero + _LOWEST)
+        first += jnp.sum(finite * powers, axis=0)
         moments = first, squares + jnp.sum(powers**2, axis=0)
     total = sums.exponentials + jnp.sum(powers, axis=0)
     return Sums(maximum, total, target, moments)
