@@ -11,6 +11,7 @@ from benchmarks import _harness as harness
 from benchmarks import _report as report
 from benchmarks import (
     ar_training,
+    entanglement,
     linear_attention,
     linear_log_probs,
     mesa_layer,
@@ -24,6 +25,7 @@ BENCHMARKS = {
     "mesa_layer": mesa_layer.cases,
     "linear_log_probs": linear_log_probs.cases,
     "preference_losses": preference_losses.cases,
+    "entanglement": entanglement.cases,
 }
 PRESETS = ("small", "full", "accelerator")
 

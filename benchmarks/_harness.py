@@ -61,7 +61,10 @@ class Goal(NamedTuple):
 
     peer: str
     ratio: float = 0.0
+    """Its time over ours, at least."""
     temp_bytes: float = 0.0
+    at_most: float = 0.0
+    """The same where the peer is the more useful program: what it may cost."""
 
 
 class Case(NamedTuple):

@@ -62,6 +62,10 @@ def goal_lines(case: Case, results: Sequence[Result]) -> list[str]:
         if goal.ratio:
             met = result.ratio >= goal.ratio
             text = f"{goal.peer} {_ratio(result.ratio)}x, goal {_ratio(goal.ratio)}x"
+        elif goal.at_most:
+            met = result.ratio <= goal.at_most
+            limit = _ratio(goal.at_most)
+            text = f"{goal.peer} {_ratio(result.ratio)}x, goal at most {limit}x"
         else:
             met = (result.temp_bytes or 0) <= goal.temp_bytes
             limit = goal.temp_bytes / 2**20
