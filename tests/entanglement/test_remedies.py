@@ -33,8 +33,9 @@ def dpo(chosen: jax.Array, rejected: jax.Array) -> jax.Array:
 
 
 def sppo(chosen: jax.Array, rejected: jax.Array) -> jax.Array:
-    """Its coefficients differ and may be negative."""
-    return preference.sppo_loss(chosen, rejected, 0 * chosen, 0 * rejected, beta=1.0)
+    """Its coefficients differ, and here are negative for some answers of both kinds."""
+    reference = 0 * chosen - 2.0
+    return preference.sppo_loss(chosen, rejected, reference, 0 * rejected, beta=1.0)
 
 
 def flat(tree: Any) -> np.ndarray:
@@ -113,6 +114,7 @@ def test_each_pair_is_normalized_by_itself(loss: Any, form: str, x64: None):
     np.testing.assert_allclose(report.chosen_logps, logps[0], rtol=1e-12)
 
     d_w, d_l = (np.asarray(d) for d in entanglement.loss_coefficients(loss, *logps))
+    assert (loss is sppo) == (d_w.min() < 0) == (d_l.min() < 0)
     w, l = gradients_of_pairs(chosen), gradients_of_pairs(rejected)
     lengths = [np.linalg.norm(g, axis=1, keepdims=True) for g in (w, l)]
     direction = np.sign(d_w)[:, None] * w / lengths[0]
