@@ -240,11 +240,11 @@ ROWS = {
         kwargs={"num_segments": 3},
         differentiable=(0,),
         mask=lambda: np.stack([MASK, MASK]),
-        # The entries that count in the first draw are not all padding.
         poisoned=(0,),
         loss=True,
         extremes=(
             (np.zeros((0, 3)), np.zeros((0, 3), np.int32)),
+            (np.zeros((2, 0)), np.zeros((2, 0), np.int32)),
             (np.zeros(3), np.full(3, -1, np.int32)),
         ),
         bad=(

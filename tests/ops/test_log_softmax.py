@@ -30,10 +30,15 @@ def options(x: Head, **kwargs: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("skip_masked", [False, True])
 @pytest.mark.parametrize(
-    ("chunk_size", "vocab_axis"),
-    [(None, 1), (1, 0), (7, 0), (22, 1), (VOCABULARY, 0)],
+    ("chunk_size", "vocab_axis", "skip_masked"),
+    [
+        (1, 0, False),
+        (7, 0, True),
+        (22, 1, False),
+        (22, 1, True),
+        (VOCABULARY, 0, False),
+    ],
 )
 def test_values_and_gradients_equal_the_formula(
     chunk_size: int | None, vocab_axis: int, skip_masked: bool, x64: None
@@ -75,8 +80,9 @@ def test_logits_at_hand_give_the_same_numbers(x64: None):
     np.testing.assert_allclose(out, log_probs(x, MASK), rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize("skip_masked", [False, True])
-@pytest.mark.parametrize("chunk_size", [5, VOCABULARY])
+@pytest.mark.parametrize(
+    ("chunk_size", "skip_masked"), [(5, False), (5, True), (VOCABULARY, False)]
+)
 def test_statistics_equal_the_formula(chunk_size: int, skip_masked: bool, x64: None):
     x = draw()
     given = options(x, chunk_size=chunk_size, skip_masked=skip_masked, bias=x.bias)
@@ -100,16 +106,13 @@ def test_a_tie_counts_as_top1():
     assert out.is_top1.tolist() == [True, True, False]
 
 
-@pytest.mark.parametrize("chunk_size", [2, 3])
-def test_a_class_ruled_out_by_its_bias_changes_nothing(chunk_size: int):
+def test_a_class_ruled_out_by_its_bias_changes_nothing():
     hidden, weight = jnp.ones((2, 1)), jnp.array([[0.3], [0.0], [-0.5], [9.0]])
     bias = jnp.array([0.0, 0.0, 0.0, -jnp.inf])
     labels = jnp.array([0, 2])
 
     def total(hidden: jax.Array, weight: jax.Array, bias: jax.Array | None) -> Any:
-        out = ops.token_statistics(
-            hidden, weight, labels, bias=bias, chunk_size=chunk_size
-        )
+        out = ops.token_statistics(hidden, weight, labels, bias=bias, chunk_size=2)
         return jnp.sum(out.entropy + out.log_sum_sq_probs + 2 * out.log_probs)
 
     run = jax.jit(jax.value_and_grad(total, argnums=(0, 1)))

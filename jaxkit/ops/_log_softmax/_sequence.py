@@ -1,5 +1,7 @@
 """Sums of token log-probabilities over sequences and over packed segments."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -113,12 +115,9 @@ def segment_log_probs(
     ids = ids.astype(int)
     inside = (ids >= 0) & (ids < num_segments)
     values = masked_fill(masked_fill(values, where), inside)
-    # A negative index counts from the end: padding goes to a segment of its own.
-    ids = jnp.where(inside, ids, num_segments)
-    flat_values, flat_ids = (
-        values.reshape(-1, ids.shape[-1]),
-        ids.reshape(-1, ids.shape[-1]),
-    )
-    row_sum = lambda v, i: jax.ops.segment_sum(v, i, num_segments=num_segments + 1)
-    sums = jax.vmap(row_sum)(flat_values, flat_ids)[:, :num_segments]
+    # Padding adds a 0, wherever it goes.
+    rows = math.prod(ids.shape[:-1]), ids.shape[-1]
+    flat_ids = jnp.where(inside, ids, 0).reshape(rows)
+    row_sum = lambda v, i: jax.ops.segment_sum(v, i, num_segments=num_segments)
+    sums = jax.vmap(row_sum)(values.reshape(rows), flat_ids)
     return sums.reshape(*values.shape[:-1], num_segments)
