@@ -99,14 +99,8 @@ def _inner_uses(eqn: Any, given: list[_Leaf | None]) -> tuple[Uses, list]:
     programs = list(_programs(eqn))
     if name == "cond":
         given = given[1:]
-    if name == "scan":
-        # What is scanned over gives each step its own part: one use altogether.
-        shared = eqn.params["num_consts"] + eqn.params["num_carry"]
-        times = [eqn.params["length"] if i < shared else 1 for i in range(len(given))]
-        given = [
-            leaf and leaf._replace(times=leaf.times * n)
-            for leaf, n in zip(given, times, strict=True)
-        ]
+    if name == "scan" and len(programs) == 1:
+        given = _per_step(eqn, programs[0], given)
     uses: Uses = []
     results: list[_Leaf | None] = []
     for program in programs:
@@ -122,6 +116,17 @@ def _inner_uses(eqn: Any, given: list[_Leaf | None]) -> tuple[Uses, list]:
     if not programs:
         uses = [(leaf, name) for leaf in given if leaf is not None]
     return uses, [] if name == "scan" else results
+
+
+def _per_step(eqn: Any, program: Any, given: list[_Leaf | None]) -> list[_Leaf | None]:
+    """Counts what each step of a loop is given again as often as it runs."""
+    leaves = []
+    for leaf, outer, inner in zip(given, eqn.invars, program.invars, strict=True):
+        # What is scanned over gives each step its own part: one use altogether.
+        if leaf is not None and outer.aval.shape == inner.aval.shape:
+            leaf = leaf._replace(times=leaf.times * eqn.params["length"])
+        leaves.append(leaf)
+    return leaves
 
 
 def _programs(eqn: Any) -> Iterator[Any]:

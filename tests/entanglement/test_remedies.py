@@ -210,9 +210,13 @@ def test_the_calibrated_ratio_is_that_of_the_norms(x64: None):
 
 
 def test_calibration_leaves_values_alone_and_is_a_loop_carry():
-    chosen, rejected = jnp.array([-1.1, -2.3]), jnp.array([-0.1, 5.7])
+    chosen, rejected = jnp.linspace(-90.0, 10.0, 999).reshape(3, -1)[:2]
     scaled = entanglement.calibrated_log_probs(chosen, rejected, 1.7)
     chex.assert_trees_all_equal(scaled, (chosen, rejected))
+    total = lambda scale: sum(
+        map(jnp.sum, entanglement.calibrated_log_probs(chosen, rejected, scale))
+    )
+    assert float(jax.grad(total)(1.7)) == 0.0
 
     def step(state: Any, factor: jax.Array) -> tuple[Any, jax.Array]:
         one = jnp.ones(2)
