@@ -358,18 +358,19 @@ def test_half_precision_is_summed_in_float32():
 
 
 def test_sharded_batch_equals_unsharded():
-    params, x, reference = layers(), normal(5, 2, 4, 6, 3), normal(4, 4)
+    operation, params, _ = OPERATIONS["dense by pairs"]()
+    x, reference = normal(5, 2, 4, 12, 2), normal(4, 4)
     mesh = ops.data_mesh(4)
 
-    def step(params: dict, x: jax.Array, reference: jax.Array) -> tuple:
-        run = entanglement.accumulated_value_and_grad(network, dpo)
-        (value, report), gradient = run(params, x.reshape(-1, 6, 3), reference)
+    def step(params: jax.Array, x: jax.Array, reference: jax.Array) -> tuple:
+        run = entanglement.accumulated_value_and_grad(as_log_prob(operation), dpo)
+        (value, report), gradient = run(params, x.reshape(-1, 12, 2), reference)
         return value, report.gram, gradient
 
-    def by_device(params: dict, x: jax.Array, reference: jax.Array) -> tuple:
+    def by_device(params: jax.Array, x: jax.Array, reference: jax.Array) -> tuple:
         value, gram, gradient = step(params, x, reference)
         # The derivative by what all devices hold is their sum already.
-        gradient = jax.tree.map(lambda g: g / jax.lax.axis_size("data"), gradient)
+        gradient /= jax.lax.axis_size("data")
         return jax.lax.pmean(value, "data"), gram, gradient
 
     data, all_pairs = jax.P("data"), jax.P(None, "data")

@@ -65,32 +65,22 @@ def test_one_backward_pass_counts_the_whole_model(x64: None):
     def of_one(params: dict, example: dict) -> jax.Array:
         return log_prob(params, None, jax.tree.map(lambda x: x[None], example))[0]
 
-    def mean_loss(params: dict, batch: dict) -> jax.Array:
-        return jnp.mean(dpo(*jnp.split(log_prob(params, None, batch), 2)))
-
     @jax.jit
     def everything(params: dict, batch: dict) -> tuple:
         half = lambda index: jax.tree.map(lambda x: jnp.split(x, 2)[index], batch)
         return (
             entanglement.accumulated_value_and_grad(log_prob, dpo)(params, batch),
             entanglement.pair_gram(of_one, params, half(0), half(1), method="scan"),
-            jax.value_and_grad(mean_loss)(params, batch),
         )
 
-    ((value, report), gradient), want, (loss, plain) = everything(params, batch())
+    ((value, report), gradient), want = everything(params, batch())
     size = float(jnp.max(want.chosen))
     np.testing.assert_allclose(
         jnp.stack(report.gram), jnp.stack(want), atol=1e-10 * size
     )
-    np.testing.assert_allclose(value, loss, rtol=1e-12)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-13),
-        gradient,
-        plain,
-    )
     # The same program, with NaN in the row of the table that padding names.
     spoiled = params | {"embedding": params["embedding"].at[PAD].set(jnp.nan)}
-    ((value, spoiled_report), spoiled_gradient), *_ = everything(spoiled, batch())
+    ((loss, spoiled_report), spoiled_gradient), *_ = everything(spoiled, batch())
     np.testing.assert_array_equal(value, loss)
     np.testing.assert_array_equal(
         jnp.stack(spoiled_report.gram), jnp.stack(report.gram)
