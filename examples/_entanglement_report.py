@@ -106,10 +106,11 @@ def split_of(results: Results, name: str, form: str) -> dict[str, float]:
 
 
 def entangled_of(results: Results, form: str) -> dict[str, float]:
-    """Medians over the held-out pairs of all seeds, and the share of ideal ones."""
+    """Cosine of the halves of the gradient, then medians over pairs of all seeds."""
     found = [x for key, x in results.entangled.items() if key[0] == form]
     pooled = {key: np.concatenate([x[key] for x in found]) for key in found[0]}
     return {
+        "batch cosine": float(np.mean(pooled["batch cosine"])),
         "cosine": float(np.median(pooled["cosine"])),
         "share": float(np.median(pooled["share"])),
         "ideal": float(np.mean(pooled["regime"] == entanglement.Regime.IDEAL)),
@@ -122,8 +123,8 @@ def print_tables(results: Results) -> None:
     formats = list(dict.fromkeys(key[1] for key in results.runs))
     print_tokens(results.tokens)
     common.print_table(
-        "Pairs under the reference, DPO",
-        ["format", "median cosine", "median chosen share", "ideal pairs"],
+        "Pairs under the reference, DPO: both halves of the gradient, medians of pairs",
+        ["format", "batch cosine", "pair cosine", "chosen share", "ideal pairs"],
         [
             [form, *(f"{x:.3f}" for x in entangled_of(results, form).values())]
             for form in formats

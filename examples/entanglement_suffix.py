@@ -26,7 +26,6 @@ Time: under two minutes on two CPU cores.
 
 import dataclasses
 import functools
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import _common as common
@@ -40,7 +39,7 @@ from _entanglement_report import Curve, Results
 from _entanglement_tasks import SUFFIXES, Model
 from _entanglement_training import Recipe, State, Task
 
-from jaxkit import entanglement
+from jaxkit import entanglement, preference
 from jaxkit.typing import Key, PyTree
 
 
@@ -185,11 +184,17 @@ class Programs:
         )
 
     def _entangled(self, start: Start) -> dict[str, jax.Array]:
-        """How entangled held-out pairs are under the reference, each `[pairs]`."""
+        """How entangled held-out pairs are under the reference, `[pairs]`."""
         task = start.held_out
         gram = training.pair_grams(self.model, task.where, start.params, *task.pairs)
         equal = entanglement.Coefficients(*jnp.ones((2, 1)))
+        log_probs = lambda params, tokens: self.model.log_probs(
+            params, tokens, task.where
+        )
+        halves = entanglement.split_value_and_grad(log_probs, preference.dpo_loss)
+        (_, whole), _ = halves(start.params, *task.pairs, *task.refs)
         return {
+            "batch cosine": entanglement.pair_cosine(whole.gram)[None],
             "cosine": entanglement.pair_cosine(gram),
             "share": entanglement.chosen_share(gram, equal),
             "regime": entanglement.entanglement_regime(gram, equal),
@@ -210,18 +215,21 @@ class Programs:
 
 
 def run(
-    programs: Programs, row: Row, start: Start, key: Key
+    programs: Programs, row: Row, start: Start, seed: int, *, split: bool = False
 ) -> tuple[Curve, list[entanglement.DisplacementReport]]:
-    """Trains one row on one format and seed; splits updates where the row asks."""
+    """Trains one row on one format and seed, and may split updates on the way."""
     config = programs.config
     rate = config.adam_rate if row.optimizer == "Adam" else config.sgd_rate
     recipe = Recipe.of(row.loss, row.optimizer, rate, row.method)
     steps = max(1, round(config.share * row.steps / config.num_points))
+    key = jax.random.fold_in(jax.random.key(seed), 1)
     state, found = training.start(key, start.params), []
     curve = [Curve(*jnp.zeros(3))]
     for _ in range(config.num_points):
-        if row in SPLIT:
-            found.append(programs.split(state, start, recipe))
+        if split:
+            # The very step that comes next: its batch is to be the same.
+            same = state._replace(key=jax.random.clone(state.key))
+            found.append(programs.split(same, start, recipe))
         state, point = programs.advance(
             state, start, recipe, steps, per_pair=row.method == "pair"
         )
@@ -229,36 +237,36 @@ def run(
     return jax.tree.map(lambda *x: np.stack(x), *curve), jax.device_get(found)
 
 
-def run_all(
-    config: Config,
-    rows: tuple[Row, ...] = ROWS,
-    formats: tuple[str, ...] = tuple(SUFFIXES),
-) -> Results:
+def run_all(config: Config) -> Results:
     """Trains every row on every format and seed, two runs at a time."""
     programs = Programs(config)
     seeds = range(config.seed, config.seed + config.num_seeds)
     starts = {
-        (form, seed): programs.prepare(jax.random.key(seed), SUFFIXES[form])
+        (form, seed): programs.prepare(jax.random.key(seed), num_suffix)
+        for form, num_suffix in SUFFIXES.items()
         for seed in seeds
-        for form in formats
     }
-    cells = [(row, *cell) for row in rows for cell in starts]
-    results = Results({}, {}, {}, np.zeros(()))
+    # Neighbors differ in the row: two programs then compile side by side.
+    cells = [(row, *place) for place in starts for row in ROWS]
 
-    def one(cell: tuple[Row, str, int]) -> None:
+    def one(cell: tuple[Row, str, int]) -> Any:
         row, *place = cell
-        key = jax.random.fold_in(jax.random.key(place[1]), 1)
-        curve, found = run(programs, row, starts[tuple(place)], key)
-        results.runs[row.name, *place] = curve
-        results.reports[row.name, *place] = found
+        start = starts[tuple(place)]
+        return run(programs, row, start, place[1], split=row in SPLIT)
 
-    with common.progress("runs", len(cells)) as advance, ThreadPoolExecutor(2) as pool:
-        for _ in pool.map(one, cells):
+    with common.progress("runs", len(cells)) as advance:
+        found, done = {}, training.two_at_a_time(one, cells)
+        for (row, *place), result in zip(cells, done, strict=True):
+            found[row.name, *place] = result
             advance(1)
-    for place, start in starts.items():
-        results.entangled[place] = jax.device_get(programs.entangled(start))
-    tokens = programs.tokens(starts[formats[-1], config.seed])
-    return results._replace(tokens=np.asarray(tokens))
+    order = [(row.name, *place) for row in ROWS for place in starts]
+    tokens = programs.tokens(starts[tuple(SUFFIXES)[-1], config.seed])
+    return Results(
+        runs={key: found[key][0] for key in order},
+        reports={key: found[key][1] for key in order if found[key][1]},
+        entangled={k: jax.device_get(programs.entangled(v)) for k, v in starts.items()},
+        tokens=np.asarray(tokens),
+    )
 
 
 def main(config: Config) -> dict[str, float]:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import _claims as claims_
 import _common as common
+import _tour_entanglement
 import _tour_mesa
 import _tour_preference
 import jax
@@ -25,6 +26,7 @@ import jaxkit
 SYSTEMS: dict[str, Callable[["Config"], tuple[list[Claim], list[Picture]]]] = {
     "mesa": _tour_mesa.run,
     "preference": _tour_preference.run,
+    "entanglement": _tour_entanglement.run,
 }
 """What each system contributes; later ones add a line."""
 
