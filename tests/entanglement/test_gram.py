@@ -112,13 +112,15 @@ def test_pairs_that_do_not_count_may_hold_nan(x64: None):
     assert float(gram.cross[1]) == 0.0 != float(gram.cross[0])
 
 
-@pytest.mark.parametrize("chunk_size", [None, 2, 5])
+@pytest.mark.parametrize("chunk_size", [None, 2])
 def test_batch_gram_against_numpy(chunk_size: int | None, x64: None):
     params = network_params()
     x = np.random.default_rng(4).standard_normal((5, 4))
-    got = entanglement.batch_gram(
-        network, params, jnp.asarray(x), chunk_size=chunk_size
-    )
+    got = jax.jit(
+        lambda params: entanglement.batch_gram(
+            network, params, jnp.asarray(x), chunk_size=chunk_size
+        )
+    )(params)
     flat = np.concatenate(
         [g.reshape(5, -1) for g in network_gradients(params, x).values()], axis=1
     )
@@ -149,23 +151,19 @@ def test_tokens_add_up_to_the_pair(x64: None):
 def test_half_precision_parameters_give_float32_sums():
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), network_params())
     x = jnp.ones((2, 1, 4), jnp.bfloat16)
-    gram = entanglement.pair_gram(network, params, *x)
+    gram = jax.jit(lambda p: entanglement.pair_gram(network, p, *x))(params)
     assert {leaf.dtype for leaf in gram} == {jnp.dtype(jnp.float32)}
-    z = entanglement.sketch_gradients(
-        jax.random.key(0), network, params, x[0], num_features=4
-    )
-    assert z.dtype == jnp.float32
 
 
 def test_sketches_are_unbiased(x64: None):
-    params = network_params()
-    x = jnp.asarray(np.random.default_rng(6).standard_normal((2, 4)))
-    exact = entanglement.batch_gram(network, params, x)
+    params = jnp.zeros(25)
+    x = jnp.asarray(np.random.default_rng(6).standard_normal((2, 25)))
+    exact = x @ x.T
     keys = jax.random.split(jax.random.key(0), 4000)
 
     def inner_products(key: jax.Array) -> jax.Array:
         # 7 buckets for 25 entries: most of them collide.
-        z = entanglement.sketch_gradients(key, network, params, x, num_features=7)
+        z = entanglement.sketch_gradients(key, jnp.vdot, params, x, num_features=7)
         return z @ z.T
 
     draws = jax.jit(jax.vmap(inner_products))(keys)

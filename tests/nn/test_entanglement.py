@@ -55,6 +55,7 @@ def dpo(chosen: jax.Array, rejected: jax.Array) -> jax.Array:
     return preference.dpo_loss(chosen, rejected, 0 * chosen, 0 * rejected, beta=0.1)
 
 
+@pytest.mark.slow
 def test_one_backward_pass_counts_the_whole_model(x64: None):
     graphdef, params = pieces(make(jnp.float64, num_layers=1))
 
@@ -65,27 +66,43 @@ def test_one_backward_pass_counts_the_whole_model(x64: None):
     def of_one(params: dict, example: dict) -> jax.Array:
         return log_prob(params, None, jax.tree.map(lambda x: x[None], example))[0]
 
+    def mean_loss(params: dict, batch: dict) -> jax.Array:
+        return jnp.mean(dpo(*jnp.split(log_prob(params, None, batch), 2)))
+
     @jax.jit
     def everything(params: dict, batch: dict) -> tuple:
         half = lambda index: jax.tree.map(lambda x: jnp.split(x, 2)[index], batch)
         return (
             entanglement.accumulated_value_and_grad(log_prob, dpo)(params, batch),
             entanglement.pair_gram(of_one, params, half(0), half(1), method="scan"),
+            jax.value_and_grad(mean_loss)(params, batch),
         )
 
-    ((value, report), gradient), want = everything(params, batch())
+    ((value, report), gradient), want, (loss, plain) = everything(params, batch())
+    np.testing.assert_allclose(value, loss, rtol=1e-12)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-13),
+        gradient,
+        plain,
+    )
     size = float(jnp.max(want.chosen))
     np.testing.assert_allclose(
         jnp.stack(report.gram), jnp.stack(want), atol=1e-10 * size
     )
-    # The same program, with NaN in the row of the table that padding names.
+
+
+def test_padding_may_name_a_row_of_nan():
+    graphdef, params = pieces(make(num_layers=1))
+
+    def log_prob(params: dict, accumulator: Any, batch: dict) -> jax.Array:
+        model = nnx.merge(graphdef, params)
+        return model.log_probs(**batch, accumulator=accumulator)
+
+    run = jax.jit(entanglement.accumulated_value_and_grad(log_prob, dpo))
     spoiled = params | {"embedding": params["embedding"].at[PAD].set(jnp.nan)}
-    ((loss, spoiled_report), spoiled_gradient), *_ = everything(spoiled, batch())
-    np.testing.assert_array_equal(value, loss)
-    np.testing.assert_array_equal(
-        jnp.stack(spoiled_report.gram), jnp.stack(report.gram)
-    )
-    jax.tree.map(np.testing.assert_array_equal, spoiled_gradient, gradient)
+    clean, got = run(params, batch()), run(spoiled, batch())
+    jax.tree.map(np.testing.assert_array_equal, got, clean)
+    assert float(jnp.min(clean[0][1].gram.chosen)) > 0
 
 
 @pytest.mark.slow
@@ -127,25 +144,23 @@ def test_the_modules_are_functions_of_their_parameters(mode: bool):
     inputs = batch()
 
     @jax.jit
-    def score(
-        model: nn.CausalTransformer, gate: nn.TokenGate
-    ) -> tuple[jax.Array, jax.Array]:
+    def score(model: nn.CausalTransformer, gate: nn.TokenGate) -> tuple[jax.Array, ...]:
         hidden = model(inputs["tokens"], where=inputs["mask"])
         gates = gate(hidden[:, :-1], where=inputs["where"][:, 1:])
-        return model.token_log_probs(**inputs), gates
+        # The adapter of the preference system scores the same model the same way.
+        adapted = preference.answer_token_log_probs(
+            lambda tokens, places, mask: model(tokens, positions=places, where=mask),
+            model.head_weight(),
+            **inputs,
+        )
+        return model.token_log_probs(**inputs), gates, adapted
 
-    log_probs, gates = score(model, gate)
+    log_probs, gates, adapted = score(model, gate)
     where = np.asarray(inputs["where"][:, 1:])
     np.testing.assert_array_equal(np.asarray(log_probs)[~where], 0.0)
     assert np.all(np.asarray(log_probs)[where] < 0)
     np.testing.assert_allclose(gates, where / (1 + np.exp(-2.0)), rtol=1e-6)
-    # The adapter of the preference system scores the same model the same way.
-    want = preference.answer_token_log_probs(
-        lambda tokens, positions, mask: model(tokens, positions=positions, where=mask),
-        model.head_weight(),
-        **inputs,
-    )
-    np.testing.assert_allclose(log_probs, want, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(log_probs, adapted, rtol=1e-5, atol=1e-6)
 
 
 def test_tokens_see_only_those_before_them():
