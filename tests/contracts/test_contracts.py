@@ -126,6 +126,7 @@ def test_docstring_is_complete(name: str):
         assert re.search(rf"^\s+{parameter}: ", doc, re.M), parameter
 
 
+@pytest.mark.slow
 @rows()
 def test_jit_equals_eager(name: str, x64: None):
     row = ROWS[name]
@@ -291,6 +292,7 @@ def test_a_new_hyper_parameter_does_not_retrace(name: str):
         assert all_finite(out)
 
 
+@pytest.mark.slow
 @rows(lambda row: row.vmapped != () and not row.random)
 def test_sharded_batch_equals_unsharded(name: str):
     row = ROWS[name]
