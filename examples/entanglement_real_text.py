@@ -23,8 +23,8 @@ gradients predict at the start that the chosen answer rises and the rejected one
 On movie reviews, means of three seeds, the chosen answer changes by -1.74 under DPO with
 one token (up in 18 % of the pairs) and by -6.89 with the suffix (0 %); with the NLL by
 +0.62 (98 %) and +0.67 (99 %). Every pair looks ideal at the start. The reference gives
-the label half the probability, so a one-token answer can gain log 2 and no more on
-average. Held-out accuracy is 0.53 to 0.54.
+the label about half the probability, so a one-token answer cannot gain more than about
+log 2 on average. Held-out accuracy is 0.53 to 0.54.
 
 Command: python examples/entanglement_real_text.py --data FILE --output outputs/text
 Time: about a minute on two CPU cores.

@@ -2,6 +2,7 @@ import dataclasses
 import json
 
 import _entanglement_runs as runs
+import _entanglement_tasks as tasks
 import entanglement_audit as example
 import jax
 import jax.numpy as jnp
@@ -77,7 +78,7 @@ def test_hidden_similarity_reads_the_states_before_the_answer(audit):
             want.append(-(sums[0] @ sums[1] - sums[0] @ sums[0]))
         np.testing.assert_allclose(audit.predicted[name], want, atol=1e-4)
     # One state predicts both labels: without a suffix there is nothing to compare.
-    alone = audit.data.kinds == 0
+    alone = audit.data.kinds < 2
     np.testing.assert_array_equal(audit.predicted["CHES"][alone], 0.0)
 
 
@@ -93,9 +94,15 @@ def test_padding_changes_nothing(audit):
 
 
 def test_formats_are_mixed_in_equal_parts(audit):
-    counts = runs.lengths(audit.data.pairs)
-    assert np.bincount(np.asarray(counts[:, 0])).tolist() == [0, 22, 21, 0, 0, 0, 21]
+    counts = np.asarray(audit.data.pairs.answer).sum(-1)
+    assert np.bincount(counts[:, 0]).tolist() == [0, 22, 21, 0, 0, 0, 21]
     np.testing.assert_array_equal(counts[:, 0], counts[:, 1])
+    chosen = np.asarray(audit.data.pairs.tokens)[:, 0, tasks.LABEL_PLACE]
+    for number, name in enumerate(audit.data.names):
+        form, _, label = name.rpartition(" ")
+        here = audit.data.kinds == number
+        assert np.all(counts[here] == 1 + tasks.SUFFIXES[form])
+        assert np.all(chosen[here] == tasks.FIRST_LABEL + int(label))
 
 
 def test_both_tables_are_written(audit, tmp_path, capsys):
