@@ -12,6 +12,12 @@ from jaxkit.entanglement._accumulator import (
     accumulator_scale,
 )
 from jaxkit.entanglement._batch_loss import PairReport
+from jaxkit.entanglement._calibration import (
+    CalibrationState,
+    calibrate,
+    calibrated_log_probs,
+    init_calibration,
+)
 from jaxkit.entanglement._closed_forms import (
     softmax_pair_gram,
     softmax_step_changes,
@@ -42,12 +48,8 @@ from jaxkit.entanglement._regimes import (
     trust_step,
 )
 from jaxkit.entanglement._remedies import (
-    CalibrationState,
     alternating_update,
-    calibrate,
-    calibrated_log_probs,
     combine_gradients,
-    init_calibration,
     normalized_pair_value_and_grad,
 )
 from jaxkit.entanglement._sketch import sketch_gradients

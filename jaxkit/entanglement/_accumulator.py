@@ -14,11 +14,19 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jax.lax import Precision, PrecisionLike
+from jax.lax import PrecisionLike
 
 from jaxkit._core import checks
 from jaxkit._core.dtypes import accumulation_dtype, promoted_dtype
 from jaxkit._core.jit import jit
+from jaxkit.entanglement._pair_products import (
+    pair_gradients,
+    per_example,
+    place_products,
+    row_products,
+    token_products,
+    vector_products,
+)
 from jaxkit.ops import masked_fill, match_varying
 from jaxkit.typing import ArrayLike
 
@@ -38,11 +46,7 @@ _PRODUCT_COST = 24
 """Time of a multiplication in an inner product of two gradients, which are read from
 memory, over that of one in a matrix product, which mostly finds its factors in cache."""
 
-_GROUP = 8
-"""Most pairs whose inner products of tokens are taken at once."""
-
 Operation = Callable[[jax.Array, jax.Array], jax.Array]
-Halves = tuple[jax.Array, jax.Array]
 
 
 @jit(static_argnames=("precision",))
@@ -110,7 +114,7 @@ def accumulator_dense(
     tokens = math.prod(x.shape[1:-1])
     inner, outer = weight.shape
     if tokens**2 * (inner + outer) < _PRODUCT_COST * inner * outer:
-        counted = _counted(multiply, _token_products)
+        counted = _counted(multiply, token_products)
     else:
         counted = _counted_by_pairs(multiply)
     return _masked(counted, x, weight, where, accumulator)
@@ -153,7 +157,7 @@ def accumulator_bias(
     x, bias = _with_vector(x, "bias", bias)
     if accumulator is None:
         return _masked(_add, x, bias, where)
-    counted = _counted(_add, lambda x, g: _vector_products(_per_example(g)))
+    counted = _counted(_add, lambda x, g: vector_products(per_example(g)))
     return _masked(counted, x, bias, where, accumulator)
 
 
@@ -198,7 +202,7 @@ def accumulator_scale(
 
     def products(x: jax.Array, g: jax.Array) -> jax.Array:
         wide = accumulation_dtype(x)
-        return _vector_products(_per_example(x.astype(wide) * g.astype(wide)))
+        return vector_products(per_example(x.astype(wide) * g.astype(wide)))
 
     return _masked(_counted(_multiply, products), x, scale, where, accumulator)
 
@@ -246,7 +250,7 @@ def accumulator_embedding(
     if accumulator is None:
         return masked_fill(look_up(rows, table), _last_axis(where))
     _check_tokens("tokens", rows, 2)
-    counted = _counted(look_up, _row_products)
+    counted = _counted(look_up, row_products)
     (accumulator,) = _check_accumulator(rows, accumulator)
     table = checkpoint_name(match_varying(table, rows), COUNTED)
     return masked_fill(counted(rows, table, accumulator), _last_axis(where))
@@ -308,7 +312,7 @@ def accumulator_positions(
     if accumulator is None:
         return _masked(_add_rows, x, table, where)
     _check_tokens("x", x, 3)
-    counted = _counted(_add_rows, lambda x, g: _place_products(g))
+    counted = _counted(_add_rows, lambda x, g: place_products(g))
     return _masked(counted, x, table, where, accumulator)
 
 
@@ -383,7 +387,7 @@ def _counted_by_pairs(
     def backward(kept: tuple, g: jax.Array) -> tuple:
         x, weight, accumulator = kept
         _, pull = jax.vjp(lambda x: operation(x, weight), x)
-        total, products = _pair_gradients(x, g)
+        total, products = pair_gradients(x, g)
         return (
             *pull(g),
             total.astype(weight.dtype),
@@ -392,101 +396,6 @@ def _counted_by_pairs(
 
     counted.defvjp(forward, backward)
     return counted
-
-
-def _pair_gradients(x: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The gradient of the weight over all pairs, and the three products of each."""
-    wide = accumulation_dtype(x)
-
-    def add_pair(
-        total: jax.Array, pair: tuple[jax.Array, ...]
-    ) -> tuple[jax.Array, jax.Array]:
-        chosen, rejected = (
-            _product("ti,to->io", x, g) for x, g in zip(pair[:2], pair[2:], strict=True)
-        )
-        return total + (chosen + rejected), _flat_products(chosen, rejected)
-
-    start = match_varying(jnp.zeros((x.shape[-1], g.shape[-1]), wide), x)
-    total, products = jax.lax.scan(add_pair, start, (*_halves(x), *_halves(g)))
-    return total, products.T
-
-
-def _token_products(x: jax.Array, g: jax.Array) -> jax.Array:
-    """The three products of each pair from inner products of all tokens."""
-
-    def pair(x: Halves, g: Halves) -> jax.Array:
-        total = lambda i, j: jnp.sum(
-            _product("ti,si->ts", x[i], x[j]) * _product("ti,si->ts", g[i], g[j])
-        )
-        return jnp.stack([total(0, 0), total(0, 1), total(1, 1)])
-
-    return _pair_by_pair(pair, _halves(x), _halves(g))
-
-
-def _place_products(g: jax.Array) -> jax.Array:
-    """The three products of each pair where every place has its own parameters."""
-    return _pair_by_pair(lambda g: _flat_products(*g), _halves(g))
-
-
-def _pair_by_pair(function: Callable[..., jax.Array], *halves: Halves) -> jax.Array:
-    # A loop and not all pairs at once: the compiler would compute what makes the
-    # cotangents again for each of their uses, and keep the products of all tokens.
-    num_pairs = halves[0][0].shape[0]
-    group = max(n for n in range(1, _GROUP + 1) if num_pairs % n == 0)
-    grouped = jax.tree.map(lambda x: x.reshape(-1, group, *x.shape[1:]), halves)
-    step = lambda _, pairs: (None, jax.vmap(function)(*pairs))
-    _, products = jax.lax.scan(step, None, grouped)
-    return products.reshape(-1, 3).T
-
-
-def _flat_products(chosen: jax.Array, rejected: jax.Array) -> jax.Array:
-    # A matrix product of two rows: three sums of products read memory thrice.
-    both = jnp.stack([chosen.reshape(-1), rejected.reshape(-1)])
-    gram = _product("ik,jk->ij", both, both)
-    return jnp.stack([gram[0, 0], gram[0, 1], gram[1, 1]])
-
-
-def _row_products(rows: jax.Array, g: jax.Array) -> jax.Array:
-    """The three products of each pair where only tokens of one row meet."""
-
-    def pair(rows: Halves, g: Halves) -> jax.Array:
-        def total(i: int, j: int) -> jax.Array:
-            same = rows[i] == rows[j].T
-            return jnp.sum(jnp.where(same, _product("ti,si->ts", g[i], g[j]), 0.0))
-
-        return jnp.stack([total(0, 0), total(0, 1), total(1, 1)])
-
-    return _pair_by_pair(pair, _halves(rows[..., None]), _halves(g))
-
-
-def _vector_products(values: jax.Array) -> jax.Array:
-    """The three products of each pair of the vectors ``[2B, D]``."""
-    both = values.reshape(2, values.shape[0] // 2, -1)
-    gram = _product("ibk,jbk->ijb", both, both)
-    return jnp.stack([gram[0, 0], gram[0, 1], gram[1, 1]])
-
-
-def _product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.einsum(
-        equation,
-        a,
-        b,
-        precision=Precision.HIGHEST,
-        preferred_element_type=accumulation_dtype(a),
-    )
-
-
-def _per_example(values: jax.Array) -> jax.Array:
-    """Adds up all places of each sequence: ``[2B, ..., D]`` to ``[2B, D]``."""
-    axes = tuple(range(1, values.ndim - 1))
-    return jnp.sum(values.astype(accumulation_dtype(values)), axis=axes)
-
-
-def _halves(x: jax.Array) -> Halves:
-    """Chosen and rejected sequences, ``[B, T, D]`` each."""
-    half = x.shape[0] // 2
-    x = x.reshape(x.shape[0], -1, x.shape[-1])
-    return x[:half], x[half:]
 
 
 def _with_vector(
