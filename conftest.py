@@ -22,3 +22,10 @@ def x64():
     """Runs the test with float64 switched on."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_compiled_programs():
+    """Drops what a module has compiled: all modules together would fill gigabytes."""
+    yield
+    jax.clear_caches()
