@@ -134,10 +134,12 @@ def print_tables(results: Results) -> None:
     for name in names:
         for form in formats:
             curves = [c for key, c in results.runs.items() if key[:2] == (name, form)]
+            if not curves:
+                continue
             ends = [Curve(*(values[-1] for values in curve)) for curve in curves]
             rows.append(
                 [
-                    name if form == formats[0] else "",
+                    "" if any(row[0] == name for row in rows) else name,
                     form,
                     " / ".join(f"{end.chosen:+.2f}" for end in ends),
                     " / ".join(f"{end.rejected:+.1f}" for end in ends),

@@ -48,7 +48,8 @@ class Row(NamedTuple):
 
     Attributes:
       loss: one of `_entanglement_training.LOSSES`.
-      method: how gradients are put together: their sum, or normalized by pair or batch.
+      method: how gradients are put together: their sum, or normalized by pair or batch;
+        "mask" leaves all tokens but the label out of the loss.
       optimizer: plain descent or Adam.
       steps: how many.
     """
@@ -61,7 +62,8 @@ class Row(NamedTuple):
     @property
     def name(self) -> str:
         """What the table shows."""
-        method = "" if self.method == "sum" else f", normalized per {self.method}"
+        method = f", normalized per {self.method}"
+        method = {"sum": "", "mask": ", label alone"}.get(self.method, method)
         return f"{self.optimizer}: {self.loss}{method}"
 
 
@@ -75,6 +77,12 @@ ROWS = (
     Row("SPPO", "sum", "Adam", 160),
     Row("DPO", "batch", "Adam", 160),
 )
+LONG = (
+    Row("DPO", "pair", "Adam", 160),
+    Row("DPO", "mask"),
+    Row("DPO", "mask", "Adam", 160),
+)
+"""More rows, for the long suffix alone."""
 SPLIT = (ROWS[0], ROWS[3])
 """The rows whose updates are split into four parts."""
 
@@ -100,11 +108,12 @@ class Config(common.BaseConfig):
 
 
 class Start(NamedTuple):
-    """Where the runs of one seed and format begin."""
+    """Where the runs of one seed and format begin; `masked` counts labels alone."""
 
     params: PyTree
     train: Task
     held_out: Task
+    masked: Task
 
 
 class Programs:
@@ -150,7 +159,10 @@ class Programs:
         )
         measured = functools.partial(training.make_task, self.model, params)
         return Start(
-            params, measured(train, num_suffix), measured(held_out, num_suffix)
+            params,
+            train=measured(train, num_suffix),
+            held_out=measured(held_out, num_suffix),
+            masked=measured(train, 0),
         )
 
     def _step(self, task: Task, recipe: Recipe, per_pair: bool) -> Any:
@@ -222,6 +234,8 @@ def run(
     rate = config.adam_rate if row.optimizer == "Adam" else config.sgd_rate
     recipe = Recipe.of(row.loss, row.optimizer, rate, row.method)
     steps = max(1, round(config.share * row.steps / config.num_points))
+    if row.method == "mask":
+        start = start._replace(train=start.masked)
     key = jax.random.fold_in(jax.random.key(seed), 1)
     state, found = training.start(key, start.params), []
     curve = [Curve(*jnp.zeros(3))]
@@ -247,7 +261,12 @@ def run_all(config: Config) -> Results:
         for seed in seeds
     }
     # Neighbors differ in the row: two programs then compile side by side.
-    cells = [(row, *place) for place in starts for row in ROWS]
+    last = tuple(SUFFIXES)[-1]
+    cells = [
+        (row, *place)
+        for place in starts
+        for row in ROWS + (LONG if place[0] == last else ())
+    ]
 
     def one(cell: tuple[Row, str, int]) -> Any:
         row, *place = cell
@@ -259,8 +278,9 @@ def run_all(config: Config) -> Results:
         for (row, *place), result in zip(cells, done, strict=True):
             found[row.name, *place] = result
             advance(1)
-    order = [(row.name, *place) for row in ROWS for place in starts]
-    tokens = programs.tokens(starts[tuple(SUFFIXES)[-1], config.seed])
+    order = [(row.name, *p) for row in ROWS + LONG for p in starts]
+    order = [key for key in order if key in found]
+    tokens = programs.tokens(starts[last, config.seed])
     return Results(
         runs={key: found[key][0] for key in order},
         reports={key: found[key][1] for key in order if found[key][1]},

@@ -64,10 +64,11 @@ def test_the_mixed_loss_is_each_of_its_parts():
 
 
 def test_every_row_and_format_is_reported(results, tmp_path, capsys):
-    assert len(results.runs) == len(example.ROWS) * len(tasks.SUFFIXES)
+    rows = len(example.ROWS) * len(tasks.SUFFIXES) + len(example.LONG)
+    assert len(results.runs) == rows
     reports.print_tables(results)
     text = capsys.readouterr().out
-    for row in example.ROWS:
+    for row in example.ROWS + example.LONG:
         assert row.name in text
     config = dataclasses.replace(TINY, output=tmp_path)
     measured = reports.summary(results)
