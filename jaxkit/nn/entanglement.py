@@ -49,6 +49,7 @@ class CausalTransformer(nnx.Module):
       ValueError: if a size is less than 1 or the heads do not divide the features.
 
     Examples:
+      >>> import jax
       >>> import jax.numpy as jnp
       >>> from flax import nnx
       >>> import jaxkit
@@ -60,10 +61,12 @@ class CausalTransformer(nnx.Module):
       ...     model = nnx.merge(graphdef, params)
       ...     return model.log_probs(tokens, accumulator=accumulator)
       >>> tokens = jnp.array([[1, 2, 3, 4], [1, 2, 5, 4]])
-      >>> gram = jaxkit.entanglement.accumulated_pair_gram(
-      ...     log_prob, nnx.to_pure_dict(variables), tokens
+      >>> pair_gram = jax.jit(
+      ...     lambda params: jaxkit.entanglement.accumulated_pair_gram(
+      ...         log_prob, params, tokens
+      ...     )
       ... )
-      >>> gram.cross.shape
+      >>> pair_gram(nnx.to_pure_dict(variables)).cross.shape
       (1,)
 
     References:

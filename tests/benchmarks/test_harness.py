@@ -40,6 +40,7 @@ def test_a_peer_with_other_numbers_is_refused():
         list(harness.measure([wrong], budget=0.01))
 
 
+@pytest.mark.slow
 def test_the_command_runs_and_writes_what_it_measured(tmp_path: Path):
     path = tmp_path / "results.json"
     results = program.main(

@@ -268,6 +268,7 @@ def test_low_precision_inputs_are_close_to_float64(name: str, x64: None):
 
 
 @rows(lambda row: row.low is not None and not row.random)
+@pytest.mark.slow
 def test_runs_with_float64_switched_off(name: str):
     row = ROWS[name]
     out = row.call(*row.args(dtype=jnp.float32))

@@ -148,6 +148,7 @@ def test_tokens_add_up_to_the_pair(x64: None):
     np.testing.assert_allclose(tokens.sum(), want, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_half_precision_parameters_give_float32_sums():
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), network_params())
     x = jnp.ones((2, 1, 4), jnp.bfloat16)
@@ -155,6 +156,7 @@ def test_half_precision_parameters_give_float32_sums():
     assert {leaf.dtype for leaf in gram} == {jnp.dtype(jnp.float32)}
 
 
+@pytest.mark.slow
 def test_sketches_are_unbiased(x64: None):
     params = jnp.zeros(25)
     x = jnp.asarray(np.random.default_rng(6).standard_normal((2, 25)))
@@ -172,6 +174,7 @@ def test_sketches_are_unbiased(x64: None):
     assert float(error[0, 1]) > 0
 
 
+@pytest.mark.slow
 def test_sketched_cosines_are_as_close_as_promised():
     rng = np.random.default_rng(7)
     size, features = 20_000, 1024

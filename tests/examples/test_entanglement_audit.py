@@ -30,6 +30,7 @@ def audit():
     return example.audit(CONFIG)
 
 
+@pytest.mark.slow
 def test_exact_predictions_are_sums_of_inner_products(audit):
     pairs = audit.data.pairs
     flat = jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1]), pairs)

@@ -46,6 +46,7 @@ def run(tmp_path_factory):
     return config.output, example.main(config)
 
 
+@pytest.mark.slow
 def test_the_format_is_learned_and_the_label_is_not(run):
     _, measured = run
     assert measured["DPO, one token/chosen before"] == pytest.approx(-0.7, abs=0.1)

@@ -86,6 +86,7 @@ def test_files_are_written(run):
     }
 
 
+@pytest.mark.slow
 def test_a_resumed_run_gives_the_same_numbers(tmp_path):
     config = dataclasses.replace(CONFIG, laws=("sparse_1",), output=tmp_path, block=5)
     example.main(dataclasses.replace(config, epochs=5))

@@ -73,6 +73,7 @@ def test_a_run_writes_its_results(whole):
     assert all(np.isfinite(v) for name, v in measured.items() if name != "KL")
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_the_uninterrupted_one(whole, tmp_path):
     config, measured = whole
     shutil.copytree(config.output, tmp_path, dirs_exist_ok=True)

@@ -53,6 +53,7 @@ def test_the_start_fits_the_reference(run):
     assert run[1]["start/divergence"] < 0.05
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_gives_the_same_numbers(run):
     folder, measured = run
     shutil.rmtree(folder / "checkpoints" / "prob_ratio" / "4")
