@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from _entanglement_training import Recipe
 
-from jaxkit import preference
+from jaxkit import entanglement, preference
 
 TINY = example.Config(
     num_seeds=1,
@@ -63,7 +63,41 @@ def test_the_mixed_loss_is_each_of_its_parts():
         np.testing.assert_allclose(mixed, loss, rtol=1e-6)
 
 
-def test_every_row_and_format_is_reported(results, tmp_path, capsys):
+def made_up() -> reports.Results:
+    """What a run of one seed may have measured."""
+    curve = reports.Curve(*np.linspace([0.0, 0.0, 0.0], [-1.0, -2.0, 0.5], 3).T)
+    sides = entanglement.Changes(np.ones(4), np.ones(4))
+    split = entanglement.DisplacementReport(*[sides] * 5, np.ones(()))
+    pairs = dict.fromkeys(("batch cosine", "cosine", "share"), np.full(4, 0.5))
+    pairs["regime"] = np.zeros(4, int)
+    rows = {(row.name, form, 0) for row in example.ROWS for form in tasks.SUFFIXES}
+    rows |= {(row.name, "long suffix", 0) for row in example.LONG}
+    return reports.Results(
+        runs=dict.fromkeys(rows, curve),
+        reports={key: [split] for key in rows if key[0] == "SGD: DPO"},
+        entangled={(form, 0): pairs for form in tasks.SUFFIXES},
+        tokens=np.zeros((2, 6, 2, 6)),
+    )
+
+
+def test_everything_is_reported(tmp_path, capsys):
+    check_reports(made_up(), tmp_path, capsys)
+
+
+@pytest.mark.slow
+def test_every_row_and_format_is_run(results, tmp_path, capsys):
+    check_reports(results, tmp_path, capsys)
+
+
+def test_a_run_starts_at_the_reference_and_leaves_it():
+    programs = example.Programs(TINY)
+    start = programs.prepare(jax.random.key(0), 5)
+    curve, found = example.run(programs, example.ROWS[3], start, 0)
+    assert curve.chosen[0] == curve.rejected[0] == 0.0 != curve.chosen[-1]
+    assert found == []
+
+
+def check_reports(results, tmp_path, capsys):
     rows = len(example.ROWS) * len(tasks.SUFFIXES) + len(example.LONG)
     assert len(results.runs) == rows
     reports.print_tables(results)
@@ -79,6 +113,7 @@ def test_every_row_and_format_is_reported(results, tmp_path, capsys):
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_curves_start_at_the_reference(results):
     for curve in results.runs.values():
         assert len(curve.chosen) == TINY.num_points + 1
@@ -86,6 +121,7 @@ def test_curves_start_at_the_reference(results):
         assert curve.chosen[-1] != 0.0
 
 
+@pytest.mark.slow
 def test_the_four_parts_add_up(results):
     assert {key[0] for key in results.reports} == {row.name for row in example.SPLIT}
     for report in results.reports["SGD: DPO", "long suffix", 0]:
@@ -96,6 +132,7 @@ def test_the_four_parts_add_up(results):
         np.testing.assert_allclose(report.optimizer.chosen, 0.0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_token_map_holds_cosines(results):
     places = results.tokens.reshape(12, 12)
     np.testing.assert_allclose(np.diagonal(places), 1.0, atol=1e-5)
