@@ -21,7 +21,7 @@ the format only; rates and numbers of steps were chosen on seed 0 so that every 
 is learned.
 
 Command: python examples/entanglement_suffix.py --output outputs/suffix
-Time: under two minutes on two CPU cores.
+Time: about two minutes on two CPU cores.
 """
 
 import dataclasses
