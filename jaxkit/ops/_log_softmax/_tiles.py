@@ -238,4 +238,4 @@ def sum_valid(
 
 def _group_size() -> int:
     # Each group adds to the gradient of the tile: fewer would read it too often.
-    return 512 if jax.default_backend() == "cpu" else 2048
+    return 1024 if jax.default_backend() == "cpu" else 2048
