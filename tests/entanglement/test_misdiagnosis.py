@@ -124,7 +124,7 @@ def agreement(reports):
     return means | {"rises": float(np.mean(rises)), "rose": float(np.mean(rose))}
 
 
-@pytest.mark.slow
+@pytest.mark.experiment
 @pytest.mark.parametrize("suffix", [0, 5])
 @pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_the_condition_on_the_pair_alone_misleads(name, suffix):

@@ -146,7 +146,7 @@ def test_half_of_the_random_models_fall_at_seven_tokens():
     assert falls[-1] == 1.0
 
 
-@pytest.mark.slow
+@pytest.mark.experiment
 def test_the_table_of_three_seeds():
     measured = example.main(example.Config())
     seeds = range(3)

@@ -113,7 +113,7 @@ def test_an_unknown_loss_is_named():
         example.main(dataclasses.replace(CONFIG, losses=("sigmod",)))
 
 
-@pytest.mark.slow
+@pytest.mark.experiment
 def test_every_loss_trains_and_has_a_shape(tmp_path):
     config = dataclasses.replace(
         CONFIG, losses=example.NAMES, steps=20, output=tmp_path

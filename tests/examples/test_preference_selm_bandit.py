@@ -94,7 +94,7 @@ def test_every_term_is_its_formula():
         np.testing.assert_allclose(got, expected[name], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.experiment
 def test_the_table_at_full_size():
     measured = example.main(example.Config())
     # Pure NumPy, other seeds: reward of the greedy policy and share of best answers.

@@ -96,7 +96,7 @@ def test_the_paper_preset_takes_the_values_of_the_paper():
     assert config.batch == 128
 
 
-@pytest.mark.slow
+@pytest.mark.experiment
 def test_the_bounded_bonus_beats_iterative_dpo_in_the_mean_of_seeds():
     measured = example.main(example.Config(alphas=()))
     assert measured[f"{example.BOUNDED}/gain"] > 0.06

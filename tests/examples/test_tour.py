@@ -123,7 +123,7 @@ def test_exact_claims_pass(x64):
         assert claim.passed, claim
 
 
-@pytest.mark.slow
+@pytest.mark.experiment
 def test_every_claim_of_the_tour_passes(tmp_path):
     measured = tour.main(tour.Config(output=tmp_path))
     assert measured["failed"] == 0.0
