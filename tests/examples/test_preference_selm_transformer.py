@@ -101,8 +101,8 @@ def test_the_bounded_bonus_beats_iterative_dpo_in_the_mean_of_seeds():
     measured = example.main(example.Config(alphas=()))
     assert measured[f"{example.BOUNDED}/gain"] > 0.06
     assert measured[f"{example.BOUNDED}/found"] > measured[f"{example.DPO}/found"]
-    last, first = (
-        measured["last round/mean reward"],
-        measured["first round/mean reward"],
+    first, last = (
+        measured[f"{example.BOUNDED}/{when} round, reward of samples"]
+        for when in ("first", "last")
     )
     assert last > first + 0.2
