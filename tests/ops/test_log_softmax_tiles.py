@@ -50,8 +50,8 @@ def test_a_gradient_takes_little_memory_whatever_the_vocabulary(vocabulary: int)
     ("tokens", "vocabulary", "kwargs", "limit"),
     [
         # A prime, 2 * 64303, and many tokens: hidden states take 64 MiB there.
-        (2048, 50257, {}, 32),
-        (2048, 128606, {}, 32),
+        (2048, 50257, {}, 40),
+        (2048, 128606, {}, 40),
         (32768, 32768, {}, 256),
         (2048, 32768, {"skip_masked": True}, 64),
         (2048, 32768, {"chunk_size": 32768}, 768),
