@@ -15,9 +15,9 @@ the chosen answers in one update, split into own pair, batch, optimizer and curv
 
 How to read the numbers: under plain descent, DPO raises the chosen answer where it is
 one token and lowers it where a long suffix follows, and normalizing the two gradients
-of each pair cures that. Under Adam nothing guarantees it: at the rate here it holds, at
-1e-3 the chosen answers of two seeds of three fall with the batch form; a loss with an
-anchor holds them (DPOP, DPO + NLL, SPPO). Leaving the suffix out of the loss does not.
+of each pair cures that. Under Adam nothing guarantees it, though at the rate here it
+holds; a loss with an anchor holds them (DPOP, DPO + NLL, SPPO). Leaving the suffix out
+of the loss does not.
 "One token up" is a statement about a model that knows the format only; rates and numbers
 of steps were chosen on seed 0 so that the labels are learned, and with one token they
 barely are on seed 1. The rates of the paper preset are untried.
