@@ -3,14 +3,26 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jaxkit import entanglement, mesa, ops, preference, typing
+from jaxkit import (
+    dag,
+    distillation,
+    entanglement,
+    hypersphere,
+    mesa,
+    ops,
+    preference,
+    typing,
+)
 
 if TYPE_CHECKING:
     from jaxkit import nn
 
 __all__ = [
     "__version__",
+    "dag",
+    "distillation",
     "entanglement",
+    "hypersphere",
     "mesa",
     "nn",
     "ops",

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import checkify
 
 from jaxkit._core import checks
 from jaxkit._core.dtypes import accumulation_dtype, promoted_dtype
@@ -89,3 +90,32 @@ def test_jit_keeps_the_signature_and_the_documentation():
     assert raised.__doc__ == "Raises to a power."
     assert raised.__wrapped__.__kwdefaults__ == {"power": 2}
     np.testing.assert_allclose(raised(jnp.array(3.0), power=3), 27.0)
+
+
+def test_values_are_refused_where_they_are_known():
+    with pytest.raises(ValueError, match=r"`beta` must be positive, got 0"):
+        checks.positive(beta=0)
+    with pytest.raises(ValueError, match=r"`x` must lie in \[0, 1\), got 0.5 to 1"):
+        checks.within("x", jnp.array([0.5, 1.0]), low=0, high=1, high_open=True)
+    with pytest.raises(ValueError, match=r"`n` must be at least 2, got 1"):
+        checks.within("n", 1.0, low=2)
+    checks.within("x", jnp.zeros(0), low=1)
+
+
+def test_traced_values_are_offered_to_checkify():
+    def root(x: jax.Array) -> jax.Array:
+        checks.positive(x=x)
+        return jnp.sqrt(jnp.asarray(x))
+
+    assert bool(jnp.isnan(jax.jit(root)(-1.0)))
+    error, _ = checkify.checkify(jax.jit(root), errors=checkify.user_checks)(-1.0)
+    assert "`x` must be positive, got -1" in (error.get() or "")
+
+
+def test_masks_become_bool_arrays_of_the_target_shape():
+    assert checks.mask("where", None, (2, 3)).all()
+    assert checks.mask("where", jnp.array([True, False, True]), (2, 3)).shape == (2, 3)
+    with pytest.raises(TypeError, match=r"`where` must have dtype bool, got int32"):
+        checks.mask("where", jnp.ones(3, jnp.int32), (3,))
+    with pytest.raises(ValueError, match=r"`where` must broadcast to shape \(2, 3\)"):
+        checks.mask("where", jnp.ones(2, bool), (2, 3))

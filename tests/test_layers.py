@@ -17,6 +17,9 @@ LAYERS = {
     "ops": 1,
     "mesa": 2,
     "preference": 2,
+    "hypersphere": 2,
+    "distillation": 2,
+    "dag": 2,
     "entanglement": 3,
     "nn": 4,
 }

@@ -1,8 +1,9 @@
 """Checks of shapes, dtypes and static values, made at trace time.
 
-Each function names the argument and says what came and what was expected.  Checks
-of traced values do not belong here: offer them through
-:func:`jax.experimental.checkify.debug_check`.
+Each function names the argument and says what came and what was expected.  Those that
+look at values (`positive`, `within`) raise where the value is known and otherwise leave
+a :func:`jax.experimental.checkify.debug_check`, which does nothing unless the caller
+wraps the program with :func:`jax.experimental.checkify.checkify`.
 """
 
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import checkify
 
 from jaxkit.typing import ArrayLike
 
@@ -19,11 +21,14 @@ __all__ = [
     "broadcastable",
     "floating",
     "inexact",
+    "mask",
     "min_ndim",
     "one_of",
+    "positive",
     "same_shape",
     "shape",
     "typed_key",
+    "within",
 ]
 
 
@@ -108,6 +113,16 @@ def broadcastable(name: str, array: jax.Array, target: Sequence[int]) -> None:
         )
 
 
+def mask(name: str, where: ArrayLike | None, target: Sequence[int]) -> jax.Array:
+    """Turns a mask, None for everything, into a bool array of the shape `target`."""
+    array = jnp.asarray(True if where is None else where)
+    if array.dtype != jnp.bool_:
+        raise TypeError(f"`{name}` must have dtype bool, got {array.dtype}.")
+    broadcastable(name, array, target)
+    # Explicit, so that it also works where implicit rank promotion raises.
+    return jnp.broadcast_to(array, tuple(target))
+
+
 def min_ndim(name: str, array: jax.Array, minimum: int) -> None:
     """Raises unless `array` has at least `minimum` axes."""
     if array.ndim < minimum:
@@ -148,3 +163,53 @@ def typed_key(key: jax.Array) -> None:
         raise TypeError(f"`key` must be a typed key made by jax.random.key, got {got}.")
     if key.ndim:
         raise ValueError(f"`key` must be a single key, got shape {key.shape}.")
+
+
+def positive(**values: ArrayLike) -> None:
+    """Raises on a known value that is not positive; offers others to ``checkify``."""
+    for name, value in values.items():
+        within(name, value, low=0.0, low_open=True)
+
+
+def within(
+    name: str,
+    value: ArrayLike,
+    *,
+    low: float,
+    high: float = float("inf"),
+    low_open: bool = False,
+    high_open: bool = False,
+) -> None:
+    """Raises on a known value out of an interval; offers others to ``checkify``."""
+    words = _interval_words(low, high, low_open, high_open)
+    inside = lambda x: (
+        ((x > low) if low_open else (x >= low))
+        & ((x < high) if high_open else (x <= high))
+    )
+    if isinstance(value, int | float):
+        # A default, seen at trace time. It matters: a program with a debug_check leaves
+        # the fast path of dispatch, which costs several times the loss of a batch.
+        if not inside(value):
+            raise ValueError(f"`{name}` must {words}, got {value:g}.")
+        return
+    (array,) = floating(**{name: value})
+    if not array.size:
+        return
+    lowest, highest = jnp.min(array), jnp.max(array)
+    if isinstance(array, jax.core.Tracer):
+        checkify.debug_check(
+            jnp.all(inside(array)),
+            f"`{name}` must {words}, got {{low}}{' to {high}' * (high < jnp.inf)}.",
+            low=lowest,
+            high=highest,
+        )
+    elif not bool(jnp.all(inside(array))):
+        got = f"{float(lowest):g}" + f" to {float(highest):g}" * (high < jnp.inf)
+        raise ValueError(f"`{name}` must {words}, got {got}.")
+
+
+def _interval_words(low: float, high: float, low_open: bool, high_open: bool) -> str:
+    if high == float("inf"):
+        return "be positive" if low_open and low == 0 else f"be at least {low:g}"
+    left, right = "(" if low_open else "[", ")" if high_open else "]"
+    return f"lie in {left}{low:g}, {high:g}{right}"

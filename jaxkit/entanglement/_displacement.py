@@ -189,7 +189,7 @@ def displacement_report(
     float_leaves(params=params, new_params=new_params)
     update = jax.tree.map(lambda new, old: new - old, new_params, params)
     update = _direction(params, update)
-    keep = _mask(where, size)
+    keep = checks.mask("where", where, (size,))
     pairs = _replaced((chosen, rejected), keep)
     model = _pair_model(log_prob_batch, pairs, size)
     logps, pull_back = jax.vjp(model, params)
@@ -230,14 +230,6 @@ def _direction(params: PyTree, update: PyTree) -> PyTree:
         return step.astype(leaf.dtype)
 
     return jax.tree.map(one, params, update)
-
-
-def _mask(where: ArrayLike | None, size: int) -> jax.Array:
-    keep = jnp.asarray(True if where is None else where)
-    if keep.dtype != jnp.bool_:
-        raise TypeError(f"`where` must have dtype bool, got {keep.dtype}.")
-    checks.broadcastable("where", keep, (size,))
-    return jnp.broadcast_to(keep, (size,))
 
 
 def _replaced(examples: PyTree, keep: jax.Array) -> PyTree:

@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 
+from jaxkit._core import checks
 from jaxkit._core.jit import jit
-from jaxkit.mesa._validate import broadcast_real, ensure_positive
+from jaxkit.mesa._validate import broadcast_real
 from jaxkit.typing import ArrayLike
 
 __all__ = ["reduced_flow_rhs", "reduced_flow_solution"]
@@ -97,7 +98,7 @@ def reduced_flow_solution(
       Zheng et al., *On Mesa-Optimization in Autoregressively Trained Transformers*,
       NeurIPS 2024, lemma 5.2; the solution is derived on the theory page.
     """
-    ensure_positive(c1=c1, c2=c2)
+    checks.positive(c1=c1, c2=c2)
     return _solution(a0, b0, c1, c2, times)
 
 

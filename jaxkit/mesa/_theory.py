@@ -9,7 +9,7 @@ import numpy as np
 from jaxkit._core import checks
 from jaxkit._core.jit import jit
 from jaxkit.mesa._moments import Moments
-from jaxkit.mesa._validate import broadcast_real, ensure_positive
+from jaxkit.mesa._validate import broadcast_real
 from jaxkit.typing import ArrayLike
 
 __all__ = [
@@ -121,9 +121,9 @@ def limit_product(moments: Moments, *, length: int | None) -> jax.Array:
     """
     if length is not None:
         checks.at_least("length", length, 3)
-    ensure_positive(**{"moments.k2": moments.k2})
+    checks.positive(**{"moments.k2": moments.k2})
     numerator, denominator = _limit_fraction(moments, length=length)
-    ensure_positive(**{"moments: c1 / (T - 2)": denominator})
+    checks.positive(**{"moments: c1 / (T - 2)": denominator})
     return numerator / denominator
 
 
@@ -211,7 +211,7 @@ def asymptotic_risk(moments: Moments) -> jax.Array:
       Zheng et al., *On Mesa-Optimization in Autoregressively Trained Transformers*,
       NeurIPS 2024, theorem 4.2.
     """
-    ensure_positive(**{"moments.m2": moments.m2, "moments.k2": moments.k2})
+    checks.positive(**{"moments.m2": moments.m2, "moments.k2": moments.k2})
     return _asymptotic_risk(moments)
 
 

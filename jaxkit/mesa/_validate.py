@@ -5,13 +5,12 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import checkify
 
 from jaxkit._core import checks
 from jaxkit._core.dtypes import accumulation_dtype
 from jaxkit.typing import ArrayLike, DTypeLike
 
-__all__ = ["broadcast_real", "ensure_positive", "real_dtype"]
+__all__ = ["broadcast_real", "real_dtype"]
 
 
 def real_dtype(dtype: DTypeLike) -> np.dtype:
@@ -39,22 +38,3 @@ def _check_shapes(names: Sequence[str], arrays: Sequence[jax.Array]) -> None:
         raise ValueError(
             f"The shapes must broadcast together, got {listed}."
         ) from error
-
-
-def ensure_positive(**values: ArrayLike) -> None:
-    """Raises on a value that is known and not positive; traced ones only if asked.
-
-    A traced value has no number to look at: there the check becomes a
-    ``debug_check``, which costs nothing unless the caller wraps the program with
-    :func:`jax.experimental.checkify.checkify`.
-    """
-    for name, value in values.items():
-        if isinstance(value, jax.core.Tracer):
-            checkify.debug_check(
-                jnp.all(value > 0),
-                f"`{name}` must be positive, got a minimum of {{low}}.",
-                low=jnp.min(value),
-            )
-        elif np.any(np.asarray(value) <= 0):
-            low = float(np.min(np.asarray(value).astype(np.float64)))
-            raise ValueError(f"`{name}` must be positive, got {low:g}.")

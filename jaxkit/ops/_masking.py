@@ -11,15 +11,6 @@ from jaxkit.typing import ArrayLike
 __all__ = ["masked_fill", "masked_mean", "masked_sum", "safe_divide"]
 
 
-def _as_mask(where: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
-    mask = jnp.asarray(where)
-    if mask.dtype != jnp.bool_:
-        raise TypeError(f"`where` must have dtype bool, got {mask.dtype}.")
-    checks.broadcastable("where", mask, shape)
-    # Explicit, so that it also works where implicit rank promotion raises.
-    return jnp.broadcast_to(mask, shape)
-
-
 @jit()
 def masked_fill(
     values: ArrayLike, where: ArrayLike | None = None, *, fill: ArrayLike = 0.0
@@ -59,7 +50,7 @@ def masked_fill(
     (values,) = checks.inexact(values=values)
     if where is None:
         return values
-    mask = _as_mask(where, values.shape)
+    mask = checks.mask("where", where, values.shape)
     return jnp.where(mask, values, jnp.asarray(fill, values.dtype))
 
 
@@ -137,7 +128,7 @@ def masked_mean(
     (values,) = checks.inexact(values=values)
     mask = jnp.broadcast_to(jnp.asarray(True), values.shape)
     if where is not None:
-        mask = _as_mask(where, values.shape)
+        mask = checks.mask("where", where, values.shape)
     total = masked_sum(values, axis=axis, where=mask)
     count = jnp.sum(mask, axis=axis, dtype=jnp.int32).astype(total.real.dtype)
     return total / jnp.maximum(count, 1).astype(total.dtype)

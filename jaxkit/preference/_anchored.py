@@ -2,12 +2,12 @@
 
 import jax
 
+from jaxkit._core import checks
 from jaxkit._core.jit import jit
 from jaxkit.ops import masked_fill
 from jaxkit.preference._pairs import (
     average_log_probs,
     averages,
-    check_positive,
     hyper,
     log_ratios,
     real_arrays,
@@ -68,7 +68,7 @@ def dpop_loss(
       Pal et al., *Smaug: Fixing Failure Modes of Preference Optimisation with
       DPO-Positive*, 2024, eq. 3.
     """
-    check_positive(beta=beta)
+    checks.positive(beta=beta)
     a, b = log_ratios(
         chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, where
     )
@@ -125,7 +125,7 @@ def rpo_loss(
     References:
       Pang et al., *Iterative Reasoning Preference Optimization*, NeurIPS 2024, eq. 1.
     """
-    check_positive(beta=beta)
+    checks.positive(beta=beta)
     a, b = log_ratios(
         chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, where
     )

@@ -8,7 +8,6 @@ from jaxkit._core.jit import jit
 from jaxkit.preference._dpo import smoothed_logistic
 from jaxkit.preference._pairs import (
     check_label_smoothing,
-    check_positive,
     hyper,
     log_ratio,
     real_arrays,
@@ -74,7 +73,7 @@ def aot_loss(
       Melnyk et al., *Distributional Preference Alignment of LLMs via Optimal
       Transport*, NeurIPS 2024.
     """
-    check_positive(beta=beta)
+    checks.positive(beta=beta)
     check_label_smoothing(label_smoothing)
     chosen, rejected, ref_chosen, ref_rejected = real_arrays(
         None,

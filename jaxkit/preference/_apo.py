@@ -2,9 +2,10 @@
 
 import jax
 
+from jaxkit._core import checks
 from jaxkit._core.jit import jit
 from jaxkit.ops import masked_fill
-from jaxkit.preference._pairs import check_positive, hyper, log_ratios
+from jaxkit.preference._pairs import hyper, log_ratios
 from jaxkit.typing import ArrayLike
 
 __all__ = ["apo_down_loss", "apo_zero_loss"]
@@ -57,7 +58,7 @@ def apo_zero_loss(
       D'Oosterlinck et al., *Anchored Preference Optimization and Contrastive
       Revisions: Addressing Underspecification in Alignment*, TACL 2025.
     """
-    check_positive(beta=beta)
+    checks.positive(beta=beta)
     a, b = log_ratios(
         chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, where
     )
@@ -114,7 +115,7 @@ def apo_down_loss(
       D'Oosterlinck et al., *Anchored Preference Optimization and Contrastive
       Revisions: Addressing Underspecification in Alignment*, TACL 2025.
     """
-    check_positive(beta=beta)
+    checks.positive(beta=beta)
     a, b = log_ratios(
         chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, where
     )

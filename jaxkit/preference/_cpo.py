@@ -2,12 +2,12 @@
 
 import jax
 
+from jaxkit._core import checks
 from jaxkit._core.jit import jit
 from jaxkit.ops import masked_fill
 from jaxkit.preference._dpo import smoothed_logistic
 from jaxkit.preference._pairs import (
     check_label_smoothing,
-    check_positive,
     hyper,
     real_arrays,
 )
@@ -63,7 +63,7 @@ def cpo_loss(
       Xu et al., *Contrastive Preference Optimization: Pushing the Boundaries of LLM
       Performance in Machine Translation*, ICML 2024.
     """
-    check_positive(beta=beta)
+    checks.positive(beta=beta)
     check_label_smoothing(label_smoothing)
     chosen, rejected = real_arrays(
         where, chosen_logps=chosen_logps, rejected_logps=rejected_logps

@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 
+from jaxkit._core import checks
 from jaxkit._core.jit import jit
 from jaxkit.ops import masked_fill
 from jaxkit.preference._divergence import pair_margin
-from jaxkit.preference._pairs import check_positive, hyper
+from jaxkit.preference._pairs import hyper
 from jaxkit.typing import ArrayLike
 
 __all__ = ["discopop_loss"]
@@ -70,7 +71,7 @@ def discopop_loss(
       Language Models*, NeurIPS 2024 (the log-ratio modulated
       loss).
     """
-    check_positive(tau=tau)
+    checks.positive(tau=tau)
     margin = pair_margin(
         chosen_logps,
         rejected_logps,

@@ -7,7 +7,7 @@ import numpy as np
 from jaxkit._core import checks
 from jaxkit._core.dtypes import accumulation_dtype
 from jaxkit._core.jit import jit
-from jaxkit.preference._pairs import check_positive, hyper, log_ratios, scaled
+from jaxkit.preference._pairs import hyper, log_ratios, scaled
 from jaxkit.typing import ArrayLike
 
 __all__ = [
@@ -92,7 +92,7 @@ def pair_margin(
     where: ArrayLike | None,
 ) -> jax.Array:
     """Gives beta times the difference of the two scores of each pair."""
-    check_positive(beta=beta)
+    checks.positive(beta=beta)
     a, b = pair_scores(
         chosen_logps,
         rejected_logps,

@@ -2,13 +2,13 @@
 
 import jax
 
+from jaxkit._core import checks
 from jaxkit._core.jit import jit
 from jaxkit.ops import masked_fill
 from jaxkit.preference._divergence import pair_margin, pair_scores
 from jaxkit.preference._pairs import (
     averages,
     check_label_smoothing,
-    check_positive,
     hyper,
     scaled,
 )
@@ -240,7 +240,7 @@ def length_normalized_dpo_loss(
       Lambert et al., *Tulu 3: Pushing Frontiers in Open Language Model
       Post-Training*, 2024, section 5.
     """
-    check_positive(beta=beta)
+    checks.positive(beta=beta)
     a, b = pair_scores(
         chosen_logps,
         rejected_logps,

@@ -7,7 +7,7 @@ from jaxkit._core import checks
 from jaxkit._core.jit import jit
 from jaxkit.ops import masked_fill
 from jaxkit.preference._dpo import dpo_loss
-from jaxkit.preference._pairs import check_positive, hyper, log_ratio, real_arrays
+from jaxkit.preference._pairs import hyper, log_ratio, real_arrays
 from jaxkit.typing import ArrayLike
 
 __all__ = ["exploration_bonus", "selm_loss"]
@@ -83,7 +83,7 @@ def exploration_bonus(
       *Avoiding exp(Rmax) scaling in RLHF*, 2025 (sigmoid).
     """
     checks.one_of("bonus", bonus, _BONUSES)
-    check_positive(beta=beta)
+    checks.positive(beta=beta)
     logps, ref_logps = real_arrays(
         where, explore_logps=explore_logps, ref_explore_logps=ref_explore_logps
     )

@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 
+from jaxkit._core import checks
 from jaxkit._core.jit import jit
 from jaxkit.ops import masked_fill
 from jaxkit.preference._divergence import pair_scores
-from jaxkit.preference._pairs import averages, check_positive, hyper
+from jaxkit.preference._pairs import averages, hyper
 from jaxkit.typing import ArrayLike
 
 __all__ = ["ipo_loss"]
@@ -78,7 +79,7 @@ def ipo_loss(
       Azar et al., *A General Theoretical Paradigm to Understand Learning from Human
       Preferences*, AISTATS 2024, eq. 17.
     """
-    check_positive(beta=beta)
+    checks.positive(beta=beta)
     a, b = pair_scores(
         chosen_logps,
         rejected_logps,

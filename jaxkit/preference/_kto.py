@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxkit._core import checks
 from jaxkit._core.jit import jit
 from jaxkit.ops import masked_fill, masked_mean
-from jaxkit.preference._pairs import check_positive, hyper, log_ratio, real_arrays
+from jaxkit.preference._pairs import hyper, log_ratio, real_arrays
 from jaxkit.typing import ArrayLike
 
 __all__ = ["kto_kl_estimate", "kto_loss"]
@@ -74,7 +74,7 @@ def kto_loss(
       Ethayarajh et al., *KTO: Model Alignment as Prospect Theoretic Optimization*,
       ICML 2024, eq. 8.
     """
-    check_positive(beta=beta)
+    checks.positive(beta=beta)
     logps, ref_logps = real_arrays(where, logps=logps, ref_logps=ref_logps)
     good = jnp.asarray(desirable)
     if good.dtype != jnp.bool_:

@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 
+from jaxkit._core import checks
 from jaxkit._core.jit import jit
 from jaxkit.ops import masked_mean
 from jaxkit.preference._pairs import (
     PairLogps,
-    check_positive,
     hyper,
     log_ratio,
     log_ratios,
@@ -49,7 +49,7 @@ def implicit_reward(
       Rafailov et al., *Direct Preference Optimization: Your Language Model is Secretly
       a Reward Model*, NeurIPS 2023, eq. 5.
     """
-    check_positive(beta=beta)
+    checks.positive(beta=beta)
     logps, ref_logps = real_arrays(None, logps=logps, ref_logps=ref_logps)
     (beta,) = hyper(logps, beta=beta)
     return beta * log_ratio(logps, ref_logps)
@@ -98,7 +98,7 @@ def preference_metrics(
     ref_chosen, ref_rejected = pair.ref_chosen, pair.ref_rejected
     if ref_chosen is None or ref_rejected is None:
         raise ValueError("The rewards need `pair.ref_chosen` and `pair.ref_rejected`.")
-    check_positive(beta=beta)
+    checks.positive(beta=beta)
     a, b = log_ratios(pair.chosen, pair.rejected, ref_chosen, ref_rejected, where)
     (beta,) = hyper(a, beta=beta)
     chosen, rejected = real_arrays(where, chosen=pair.chosen, rejected=pair.rejected)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from jaxkit._core import checks
 from jaxkit._core.jit import jit
-from jaxkit.preference._pairs import check_positive, hyper, log_ratio, real_arrays
+from jaxkit.preference._pairs import hyper, log_ratio, real_arrays
 from jaxkit.typing import ArrayLike
 
 __all__ = ["nash_md_loss"]
@@ -60,7 +60,7 @@ def nash_md_loss(
     References:
       Munos et al., *Nash Learning from Human Feedback*, ICML 2024, section 7.
     """
-    check_positive(beta=beta)
+    checks.positive(beta=beta)
     logps, ref_logps = real_arrays(
         where, token_logps=token_logps, ref_token_logps=ref_token_logps
     )

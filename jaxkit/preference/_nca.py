@@ -2,9 +2,10 @@
 
 import jax
 
+from jaxkit._core import checks
 from jaxkit._core.jit import jit
 from jaxkit.ops import masked_fill
-from jaxkit.preference._pairs import check_positive, hyper, log_ratios
+from jaxkit.preference._pairs import hyper, log_ratios
 from jaxkit.typing import ArrayLike
 
 __all__ = ["nca_loss"]
@@ -60,7 +61,7 @@ def nca_loss(
       Chen et al., *Noise Contrastive Alignment of Language Models with Explicit
       Rewards*, NeurIPS 2024.
     """
-    check_positive(beta=beta)
+    checks.positive(beta=beta)
     a, b = log_ratios(
         chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, where
     )

@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import checkify
 
 from jaxkit._core import checks
 from jaxkit._core.dtypes import accumulation_dtype
@@ -16,7 +15,6 @@ __all__ = [
     "average_log_probs",
     "averages",
     "check_label_smoothing",
-    "check_positive",
     "hyper",
     "log_ratio",
     "log_ratios",
@@ -130,17 +128,11 @@ def hyper(like: jax.Array, **values: ArrayLike) -> tuple[jax.Array, ...]:
     return tuple(out)
 
 
-def check_positive(**values: ArrayLike) -> None:
-    """Raises on a known value that is not positive; offers others to ``checkify``."""
-    for name, value in values.items():
-        _check_range(name, value, low=0.0, low_open=True)
-
-
 def check_label_smoothing(
     value: ArrayLike, *, low_open: bool = False, high_open: bool = False
 ) -> None:
     """Does the same for a label smoothing, between 0 and 1/2."""
-    _check_range(
+    checks.within(
         "label_smoothing",
         value,
         low=0.0,
@@ -148,39 +140,6 @@ def check_label_smoothing(
         low_open=low_open,
         high_open=high_open,
     )
-
-
-def _check_range(
-    name: str,
-    value: ArrayLike,
-    *,
-    low: float,
-    high: float = jnp.inf,
-    low_open: bool = False,
-    high_open: bool = False,
-) -> None:
-    words = "be positive"
-    if high < jnp.inf:
-        words = f"lie in {'(' if low_open else '['}{low:g}, {high:g}"
-        words += ")" if high_open else "]"
-    within = lambda x: (
-        ((x > low) if low_open else (x >= low))
-        & ((x < high) if high_open else (x <= high))
-    )
-    if isinstance(value, int | float):
-        # A default, seen at trace time. It matters: a program with a debug_check leaves
-        # the fast path of dispatch, which costs several times the loss of a batch.
-        if not within(value):
-            raise ValueError(f"`{name}` must {words}, got {value:g}.")
-        return
-    (array,) = checks.floating(**{name: value})
-    if array.size:
-        checkify.debug_check(
-            jnp.all(within(array)),
-            f"`{name}` must {words}, got {{low}}{' to {high}' * (high < jnp.inf)}.",
-            low=jnp.min(array),
-            high=jnp.max(array),
-        )
 
 
 def scaled(factor: jax.Array, margin: jax.Array) -> jax.Array:

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 
 from jaxkit._core import checks
 from jaxkit._core.jit import jit
-from jaxkit.preference._pairs import check_positive
 from jaxkit.typing import ArrayLike
 
 __all__ = ["SelmRates", "selm_rates"]
@@ -73,7 +72,7 @@ def selm_rates(
     References:
       Zhang et al., *Self-Exploring Language Models*, TMLR 2025, theorem 5.3.
     """
-    check_positive(
+    checks.positive(
         num_rounds=num_rounds,
         eluder_coefficient=eluder_coefficient,
         log_class_size=log_class_size,

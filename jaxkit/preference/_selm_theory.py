@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from jaxkit._core import checks
 from jaxkit._core.jit import jit
-from jaxkit.preference._pairs import check_positive, hyper, real_arrays
+from jaxkit.preference._pairs import hyper, real_arrays
 from jaxkit.typing import ArrayLike
 
 __all__ = ["optimal_policy", "selm_population_loss", "selm_value_gap"]
@@ -152,7 +152,7 @@ def selm_population_loss(
     References:
       Zhang et al., *Self-Exploring Language Models*, TMLR 2025, eq. 4.2.
     """
-    check_positive(beta=beta)
+    checks.positive(beta=beta)
     sampler = ref_log_probs if sampler_log_probs is None else sampler_log_probs
     policy, ref, reward, sampler = real_arrays(
         None,
@@ -180,7 +180,7 @@ def _tables(
     reward: ArrayLike, ref_log_probs: ArrayLike, beta: ArrayLike
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Gives two tables of one dtype, and beta with a last axis of size 1."""
-    check_positive(beta=beta)
+    checks.positive(beta=beta)
     reward, ref = real_arrays(None, reward=reward, ref_log_probs=ref_log_probs)
     checks.axis_size("reward", reward, -1, 1)
     (beta,) = hyper(reward[..., 0], beta=beta)

@@ -2,10 +2,10 @@
 
 import jax
 
+from jaxkit._core import checks
 from jaxkit._core.jit import jit
 from jaxkit.ops import masked_fill
 from jaxkit.preference._pairs import (
-    check_positive,
     hyper,
     log_ratios,
     token_counts,
@@ -70,7 +70,7 @@ def r_dpo_loss(
       Park et al., *Disentangling Length from Quality in Direct Preference Optimization*,
       Findings of ACL 2024, eq. 9.
     """
-    check_positive(beta=beta)
+    checks.positive(beta=beta)
     a, b = log_ratios(
         chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, where
     )
@@ -133,7 +133,7 @@ def dpo_shift_loss(
       Yang et al., *DPO-Shift: Shifting the Distribution of Direct Preference
       Optimization*, 2025.
     """
-    check_positive(beta=beta)
+    checks.positive(beta=beta)
     a, b = log_ratios(
         chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, where
     )

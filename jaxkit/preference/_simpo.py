@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from jaxkit._core import checks
 from jaxkit._core.jit import jit
 from jaxkit.ops import masked_fill
 from jaxkit.preference._divergence import exponent_cut, scaled_expm1
@@ -10,7 +11,6 @@ from jaxkit.preference._dpo import smoothed_logistic
 from jaxkit.preference._pairs import (
     average_log_probs,
     check_label_smoothing,
-    check_positive,
     hyper,
 )
 from jaxkit.typing import ArrayLike
@@ -73,7 +73,7 @@ def simpo_loss(
       Meng et al., *SimPO: Simple Preference Optimization with a Reference-Free
       Reward*, NeurIPS 2024, eq. 6.
     """
-    check_positive(beta=beta)
+    checks.positive(beta=beta)
     check_label_smoothing(label_smoothing)
     chosen, rejected = average_log_probs(
         chosen_logps, rejected_logps, chosen_lengths, rejected_lengths, where
@@ -140,7 +140,7 @@ def alphapo_loss(
     References:
       Gupta et al., *AlphaPO: Reward Shape Matters for LLM Alignment*, ICML 2025.
     """
-    check_positive(beta=beta)
+    checks.positive(beta=beta)
     check_label_smoothing(label_smoothing)
     chosen, rejected = average_log_probs(
         chosen_logps, rejected_logps, chosen_lengths, rejected_lengths, where

@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 
+from jaxkit._core import checks
 from jaxkit._core.jit import jit
 from jaxkit.ops import masked_fill
-from jaxkit.preference._pairs import check_positive, hyper, log_ratios
+from jaxkit.preference._pairs import hyper, log_ratios
 from jaxkit.typing import ArrayLike
 
 __all__ = ["sppo_loss"]
@@ -60,7 +61,7 @@ def sppo_loss(
       Wu et al., *Self-Play Preference Optimization for Language Model Alignment*,
       ICLR 2025.
     """
-    check_positive(beta=beta)
+    checks.positive(beta=beta)
     a, b = log_ratios(
         chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, where
     )

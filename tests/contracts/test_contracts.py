@@ -18,46 +18,61 @@ from jaxkit import ops
 from tests.contracts import (
     _adapter_rows,
     _anchored_rows,
+    _coreset_rows,
     _entanglement_rows,
     _gram_rows,
+    _hypersphere_rows,
+    _krr_rows,
     _log_softmax_rows,
     _mesa_rows,
+    _metric_learning_rows,
     _ops_rows,
+    _order_search_rows,
+    _pool_rows,
     _preference_rows,
     _selm_rows,
+    _streaming_rows,
+    _structure_rows,
 )
 from tests.contracts._contract import Bad, Contract, cast, scalarize
 
+TABLES: tuple[tuple[str, Any], ...] = (
+    ("ops", _ops_rows),
+    ("ops", _log_softmax_rows),
+    ("mesa", _mesa_rows),
+    ("preference", _preference_rows),
+    ("preference", _adapter_rows),
+    ("preference", _anchored_rows),
+    ("preference", _selm_rows),
+    ("entanglement", _entanglement_rows),
+    ("entanglement", _gram_rows),
+    ("hypersphere", _hypersphere_rows),
+    ("hypersphere", _streaming_rows),
+    ("hypersphere", _metric_learning_rows),
+    ("distillation", _krr_rows),
+    ("distillation", _pool_rows),
+    ("distillation", _coreset_rows),
+    ("dag", _order_search_rows),
+    ("dag", _structure_rows),
+)
 ROWS: dict[str, Contract] = {
-    **{f"ops.{name}": row for name, row in _ops_rows.ROWS.items()},
-    **{f"ops.{name}": row for name, row in _log_softmax_rows.ROWS.items()},
-    **{f"mesa.{name}": row for name, row in _mesa_rows.ROWS.items()},
-    **{f"preference.{name}": row for name, row in _preference_rows.ROWS.items()},
-    **{f"preference.{name}": row for name, row in _adapter_rows.ROWS.items()},
-    **{f"preference.{name}": row for name, row in _anchored_rows.ROWS.items()},
-    **{f"preference.{name}": row for name, row in _selm_rows.ROWS.items()},
-    **{f"entanglement.{name}": row for name, row in _entanglement_rows.ROWS.items()},
-    **{f"entanglement.{name}": row for name, row in _gram_rows.ROWS.items()},
+    f"{package}.{name}": row
+    for package, table in TABLES
+    for name, row in table.ROWS.items()
 }
 ELSEWHERE: dict[str, str] = {
-    **{f"ops.{name}": why for name, why in _ops_rows.ELSEWHERE.items()},
-    **{f"ops.{name}": why for name, why in _log_softmax_rows.ELSEWHERE.items()},
-    **{f"mesa.{name}": why for name, why in _mesa_rows.ELSEWHERE.items()},
-    **{f"preference.{name}": why for name, why in _preference_rows.ELSEWHERE.items()},
-    **{f"preference.{name}": why for name, why in _adapter_rows.ELSEWHERE.items()},
-    **{f"preference.{name}": why for name, why in _anchored_rows.ELSEWHERE.items()},
-    **{f"preference.{name}": why for name, why in _selm_rows.ELSEWHERE.items()},
-    **{
-        f"entanglement.{name}": why
-        for name, why in _entanglement_rows.ELSEWHERE.items()
-    },
-    **{f"entanglement.{name}": why for name, why in _gram_rows.ELSEWHERE.items()},
+    f"{package}.{name}": why
+    for package, table in TABLES
+    for name, why in table.ELSEWHERE.items()
 }
 PACKAGES = {
     "ops": jaxkit.ops,
     "mesa": jaxkit.mesa,
     "preference": jaxkit.preference,
     "entanglement": jaxkit.entanglement,
+    "hypersphere": jaxkit.hypersphere,
+    "distillation": jaxkit.distillation,
+    "dag": jaxkit.dag,
 }
 
 

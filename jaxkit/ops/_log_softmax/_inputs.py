@@ -64,14 +64,7 @@ def as_labels(labels: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
 
 def as_mask(where: ArrayLike | None, labels: jax.Array) -> jax.Array:
     """The tokens that count: those of `where` whose label is not negative."""
-    mask = labels >= 0
-    if where is None:
-        return mask
-    given = jnp.asarray(where)
-    if given.dtype != jnp.bool_:
-        raise TypeError(f"`where` must have dtype bool, got {given.dtype}.")
-    checks.broadcastable("where", given, labels.shape)
-    return mask & jnp.broadcast_to(given, labels.shape)
+    return (labels >= 0) & checks.mask("where", where, labels.shape)
 
 
 def prepare(

@@ -1,0 +1,3 @@
+"""Structure learning: acyclicity, scores, and search over topological orders."""
+
+__all__: list[str] = []

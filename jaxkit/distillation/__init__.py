@@ -1,0 +1,3 @@
+"""Dataset distillation by kernel ridge regression."""
+
+__all__: list[str] = []
