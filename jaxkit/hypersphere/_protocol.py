@@ -3,8 +3,8 @@
 Every such loss has the form
 
     separable   value_i + sum_{j != y_i} other(c_ij)
-    softmax     value_i + log(exp(anchor_i) + sum_{j != y_i} exp(other(c_ij)))
-                        - smoothing_i * sum_{j != y_i} other(c_ij)
+    softmax     value_i + log(1 + sum_{j != y_i} exp(other(c_ij) - anchor_i))
+                        - smoothing * sum_{j != y_i} other(c_ij)
 
 where ``value``, ``anchor``, ``smoothing`` depend on the sample and its own class alone,
 and ``other`` is elementwise in the cosine to another class and a few numbers of the
@@ -56,11 +56,12 @@ class Terms(NamedTuple):
     """The part of a loss that one sample and its own class decide.
 
     Attributes:
-      value: what is added to the loss, shape ``[batch]``.
+      value: what is added to the loss, shape ``[batch]``; 0 for a plain softmax.
       context: numbers of each sample that ``other`` reads, a pytree of ``[batch]``
         arrays; gradients flow into them.
-      anchor: the logit that joins those of the other classes, shape ``[batch]``;
-        None for separable losses.
+      anchor: the logit that the others are measured against, as a rule that of the
+        own class, shape ``[batch]``; None for separable losses. Taking it off inside
+        the logarithm keeps the digits of a small loss: ``value`` does not hold it.
       smoothing: factor of the sum of the other logits, a scalar; None for 0.
     """
 
