@@ -15,7 +15,7 @@ from jaxkit.ops._log_softmax._linear import (
 from jaxkit.ops._log_softmax._selected import selected_log_probs
 from jaxkit.ops._log_softmax._sequence import segment_log_probs, sequence_log_probs
 from jaxkit.ops._masking import masked_fill, masked_mean, masked_sum, safe_divide
-from jaxkit.ops._numerics import abs_squared
+from jaxkit.ops._numerics import abs_squared, l2_normalize, safe_norm
 from jaxkit.ops._ode import integrate
 from jaxkit.ops._sharding import data_mesh, match_varying, shard_batch
 
@@ -27,6 +27,7 @@ __all__ = [
     "data_mesh",
     "delta_rule",
     "integrate",
+    "l2_normalize",
     "linear_attention",
     "linear_attention_step",
     "linear_selected_log_probs",
@@ -36,6 +37,7 @@ __all__ = [
     "match_varying",
     "mesa_attention",
     "safe_divide",
+    "safe_norm",
     "segment_log_probs",
     "selected_log_probs",
     "sequence_log_probs",

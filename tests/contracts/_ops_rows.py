@@ -18,6 +18,16 @@ def _positive_definite(rng: np.random.Generator, n: int) -> np.ndarray:
     return root @ root.conj().T + n * np.eye(n)
 
 
+_VECTORS = ((np.array([[0.0, 1e30, 1e-30], [0.0, -1e30, 1e-30]]),),)
+_VECTORS_BAD = (
+    Bad(error=TypeError, match=r"`values`.*int32", args=(jnp.ones((3, 2), int),)),
+    Bad(
+        error=ValueError,
+        match=r"`values` must have at least 1 entries along axis 0, got shape \(0, 2\)",
+        args=(np.ones((0, 2), np.float32),),
+    ),
+)
+
 ROWS = {
     "abs_squared": Contract(
         function=ops.abs_squared,
@@ -125,6 +135,15 @@ ROWS = {
             ),
         ),
     ),
+    "safe_norm": Contract(
+        function=ops.safe_norm,
+        samples=lambda rng: (rng.standard_normal((3, 2)),),
+        kwargs={"axis": 0},
+        differentiable=(0,),
+        loss=True,
+        extremes=_VECTORS,
+        bad=_VECTORS_BAD,
+    ),
 }
 
 
@@ -231,6 +250,15 @@ ATTENTION_ROWS = {
         low=6e-2,
         extremes=(_FORGET,),
         bad=_attention_bad(tail=(_flat(4, 1) * 0,))[1:2],
+    ),
+    "l2_normalize": Contract(
+        function=ops.l2_normalize,
+        samples=lambda rng: (rng.standard_normal((3, 2)),),
+        kwargs={"axis": 0},
+        differentiable=(0,),
+        loss=True,
+        extremes=_VECTORS,
+        bad=_VECTORS_BAD,
     ),
     "linear_attention_step": Contract(
         function=ops.linear_attention_step,
