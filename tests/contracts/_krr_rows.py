@@ -1,8 +1,208 @@
 """Contract rows of distillation: kernel ridge regression, kernels and self-supervised losses."""
 
-from tests.contracts._contract import Contract
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxkit import distillation
+from tests.contracts._contract import Bad, Contract
 
 __all__ = ["ELSEWHERE", "ROWS"]
 
-ROWS: dict[str, Contract] = {}
+
+def _ones(*shape: int, dtype: Any = np.float32) -> np.ndarray:
+    return np.ones(shape, dtype)
+
+
+def _normal(*shapes: tuple[int, ...]) -> Any:
+    return lambda rng: tuple(rng.standard_normal(shape) for shape in shapes)
+
+
+def _fit_sample(rng: np.random.Generator) -> tuple[Any, ...]:
+    return *_normal((3, 4), (3, 2))(rng), 0.3
+
+
+def _predict_sample(rng: np.random.Generator) -> tuple[Any, ...]:
+    return *_normal((3, 4), (3, 2), (2, 4))(rng), 0.3
+
+
+def _kernel_sample(rng: np.random.Generator) -> tuple[Any, ...]:
+    root, y_s, k_ts = _normal((3, 5), (3, 2), (2, 3))(rng)
+    return root @ root.T, y_s, k_ts, 0.3
+
+
+_RIDGE_BAD = (
+    Bad(
+        error=ValueError,
+        match=r"`ridge` must be positive, got 0",
+        args=(_ones(3, 4), _ones(3, 2), _ones(2, 4), 0.0),
+    ),
+    Bad(
+        error=ValueError,
+        match=r"`ridge`.*got.* \(2,\)",
+        args=(_ones(3, 4), _ones(3, 2), _ones(2, 4), _ones(2)),
+    ),
+    Bad(
+        error=ValueError,
+        match=r"`feat_s` and `y_s` must have as many rows, got \(3, 4\) and \(2, 2\)",
+        args=(_ones(3, 4), _ones(2, 2), _ones(2, 4), 1.0),
+    ),
+    Bad(
+        error=ValueError,
+        match=r"`feat_s` must have at least 1 entries along axis 0, got shape \(0, 4\)",
+        args=(_ones(0, 4), _ones(0, 2), _ones(2, 4), 1.0),
+    ),
+    Bad(
+        error=TypeError,
+        match=r"`feat_s`.*int32",
+        args=(_ones(3, 4, dtype=np.int32), _ones(3, 2), _ones(2, 4), 1.0),
+    ),
+    Bad(
+        error=ValueError,
+        match=r"`method` must be one of 'auto'.*got 'lu'",
+        kwargs={"method": "lu"},
+    ),
+)
+_PREDICT_BAD = (
+    Bad(
+        error=ValueError,
+        match=r"`feat_s` and `feat_t`.*columns, got \(3, 4\) and \(2, 5\)",
+        args=(_ones(3, 4), _ones(3, 2), _ones(2, 5), 1.0),
+    ),
+    Bad(
+        error=ValueError,
+        match=r"`feat_t` must have at least 1 entries along axis 0, got shape \(0, 4\)",
+        args=(_ones(3, 4), _ones(3, 2), _ones(0, 4), 1.0),
+    ),
+)
+
+
+def _fit_bad(bad: Bad) -> Bad:
+    """The same refusal of the function without `feat_t`."""
+    args = None if bad.args is None else (*bad.args[:2], *bad.args[3:])
+    return Bad(error=bad.error, match=bad.match, args=args, kwargs=bad.kwargs)
+
+
+def _predict_row(method: str, bad: tuple[Bad, ...]) -> Contract:
+    return Contract(
+        function=distillation.ridge_predict,
+        samples=_predict_sample,
+        kwargs={"method": method},
+        differentiable=(0, 1, 2, 3),
+        loss=True,
+        bad=bad,
+    )
+
+
+def _loss_row(**options: Any) -> Contract:
+    return Contract(
+        function=distillation.krr_loss,
+        samples=_normal((3, 4), (3, 2), (4, 4), (4, 2)),
+        kwargs=options,
+        hyper={"coef": (1e-2, 1e-3)},
+        differentiable=(0, 1, 2, 3),
+        mask=lambda: np.array([True, False, True, False]),
+        poisoned=(2, 3),
+        loss=True,
+        # Constant features: a Gram matrix of rank one.
+        extremes=((_ones(3, 4), _ones(3, 2), _ones(4, 4), _ones(4, 2)),),
+        bad=(
+            Bad(
+                error=ValueError,
+                match=r"`y_s` and `y_t`.*columns, got \(3, 2\) and \(4, 1\)",
+                args=(_ones(3, 4), _ones(3, 2), _ones(4, 4), _ones(4, 1)),
+            ),
+            Bad(
+                error=ValueError,
+                match=r"`feat_t` and `y_t`.*rows, got \(4, 4\) and \(3, 2\)",
+                args=(_ones(3, 4), _ones(3, 2), _ones(4, 4), _ones(3, 2)),
+            ),
+            Bad(
+                error=ValueError,
+                match=r"`feat_t` must have at least 1 entries.*\(0, 4\)",
+                args=(_ones(3, 4), _ones(3, 2), _ones(0, 4), _ones(0, 2)),
+            ),
+            Bad(
+                error=ValueError,
+                match=r"`scale` must be one of 'trace'.*got 'median'",
+                kwargs={"scale": "median"},
+            ),
+            Bad(
+                error=ValueError,
+                match=r"`where` must broadcast to shape \(4,\), got \(2,\)",
+                kwargs={"where": jnp.ones(2, bool)},
+            ),
+        ),
+    )
+
+
+ROWS: dict[str, Contract] = {
+    "kernel_ridge_predict": Contract(
+        function=distillation.kernel_ridge_predict,
+        samples=_kernel_sample,
+        # One triangle is read, so only symmetric directions have a derivative: see
+        # tests/distillation/test_ridge.py.
+        differentiable=(1, 2, 3),
+        loss=True,
+        bad=(
+            Bad(
+                error=ValueError,
+                match=r"`k_ss` must have shape \(\.\.\., 2, 2\), got \(2, 3\)",
+                args=(_ones(2, 3), _ones(2, 1), _ones(4, 3), 1.0),
+            ),
+            Bad(
+                error=ValueError,
+                match=r"`k_ss` and `k_ts`.*columns, got \(2, 2\) and \(4, 3\)",
+                args=(_ones(2, 2), _ones(2, 1), _ones(4, 3), 1.0),
+            ),
+            Bad(
+                error=ValueError,
+                match=r"`ridge` must be positive, got -1",
+                args=(_ones(2, 2), _ones(2, 1), _ones(4, 2), -1.0),
+            ),
+        ),
+    ),
+    "krr_fit": Contract(
+        function=distillation.krr_fit,
+        samples=_fit_sample,
+        differentiable=(0, 1, 2),
+        loss=True,
+        bad=tuple(_fit_bad(bad) for bad in _RIDGE_BAD),
+    ),
+    # A ridge without gradient, the default: tests/distillation/test_ridge.py.
+    "krr_loss": _loss_row(stop_gradient_ridge=False),
+    "krr_loss:frepo": _loss_row(
+        scale="mean_trace", bias=False, stop_gradient_ridge=False, method="cholesky"
+    ),
+    "ridge_from_trace": Contract(
+        function=distillation.ridge_from_trace,
+        samples=lambda rng: (rng.uniform(1.0, 2.0, 3),),
+        kwargs={"scale": "mean_trace", "num_examples": 5},
+        hyper={"coef": (0.1, 0.5)},
+        differentiable=(0,),
+        loss=True,
+        bad=(
+            Bad(
+                error=ValueError,
+                match=r"`scale` must be one of.*got 'median'",
+                kwargs={"scale": "median"},
+            ),
+            Bad(
+                error=ValueError,
+                match=r"`num_examples` is needed",
+                kwargs={"num_examples": None},
+            ),
+            Bad(
+                error=ValueError,
+                match=r"`num_examples` must be at least 1, got 0",
+                kwargs={"num_examples": 0},
+            ),
+        ),
+    ),
+    "ridge_predict": _predict_row("auto", (*_RIDGE_BAD, *_PREDICT_BAD)),
+    "ridge_predict:primal": _predict_row("primal", _PREDICT_BAD),
+    "ridge_predict:qr": _predict_row("qr", _PREDICT_BAD),
+    "ridge_predict:autodiff": _predict_row("autodiff", _PREDICT_BAD),
+}
 ELSEWHERE: dict[str, str] = {}
