@@ -1,6 +1,6 @@
 """Shared mathematics: masks, linear algebra, attention, integrators, sharding."""
 
-from jaxkit.ops._linalg import cholesky_solve
+from jaxkit.ops._linalg import cholesky_solve, squared_distances
 from jaxkit.ops._linear_attention._attention import (
     linear_attention,
     linear_attention_step,
@@ -42,5 +42,6 @@ __all__ = [
     "selected_log_probs",
     "sequence_log_probs",
     "shard_batch",
+    "squared_distances",
     "token_statistics",
 ]

@@ -62,6 +62,33 @@ ROWS = {
             ),
         ),
     ),
+    "squared_distances": Contract(
+        function=ops.squared_distances,
+        samples=lambda rng: (
+            rng.standard_normal((3, 2)),
+            rng.standard_normal((4, 2)),
+        ),
+        differentiable=(0, 1),
+        loss=True,
+        extremes=((np.ones((2, 2)), np.ones((1, 2))), (1e15 * np.eye(2), np.eye(2))),
+        bad=(
+            Bad(
+                error=ValueError,
+                match=r"`y` must have shape \(\.\.\., any, 2\), got \(3, 1\)",
+                args=(np.eye(2, dtype=np.float32), np.ones((3, 1), np.float32)),
+            ),
+            Bad(
+                error=ValueError,
+                match=r"`y` must have at least 1 entries",
+                args=(np.eye(2, dtype=np.float32), np.ones((0, 2), np.float32)),
+            ),
+            Bad(
+                error=TypeError,
+                match=r"`x`.*int32",
+                args=(np.ones((2, 2), np.int32), np.eye(2, dtype=np.float32)),
+            ),
+        ),
+    ),
     "masked_fill": Contract(
         function=ops.masked_fill,
         samples=lambda rng: (rng.standard_normal((2, 3)),),

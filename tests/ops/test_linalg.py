@@ -44,3 +44,25 @@ def test_derivative_along_a_hermitian_direction(x64: None):
 
 def test_an_indefinite_matrix_gives_nan_not_an_exception():
     assert bool(jnp.all(jnp.isnan(ops.cholesky_solve(-jnp.eye(2), jnp.ones((2, 1))))))
+
+
+def test_squared_distances_equal_differences(x64: None):
+    rng = np.random.default_rng(2)
+    x, y = rng.standard_normal((2, 5, 3)), rng.standard_normal((2, 4, 3))
+    expected = ((x[:, :, None] - y[:, None]) ** 2).sum(-1)
+    np.testing.assert_allclose(ops.squared_distances(x, y), expected, rtol=1e-12)
+
+
+def test_a_common_offset_costs_no_digits():
+    rng = np.random.default_rng(3)
+    x, y = (rng.integers(-8, 8, (n, 3)).astype(np.float32) for n in (5, 4))
+    expected = ((x[:, None] - y[None]) ** 2).sum(-1)
+    got = ops.squared_distances(x + 4096.0, y + 4096.0)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_coincident_rows_are_apart_by_zero_with_zero_slope():
+    x = jnp.array([[0.3, -1.7]])
+    assert float(ops.squared_distances(x, x)[0, 0]) == 0.0
+    slope = jax.grad(lambda x: jnp.sum(ops.squared_distances(x, x[:1] * 1.0)))(x)
+    np.testing.assert_array_equal(slope, 0.0)
