@@ -1,14 +1,19 @@
 """Flax NNX modules: thin wrappers around the pure functions."""
 
+from jaxkit.nn.distillation import BarlowTwinsHead, ConvNet, ResNet18, network_functions
 from jaxkit.nn.entanglement import CausalTransformer, TokenGate
 from jaxkit.nn.mesa import CausalLinearAttention, LinearSelfAttention, MesaLayer
 from jaxkit.nn.preference import PreferencePolicy
 
 __all__ = [
+    "BarlowTwinsHead",
     "CausalLinearAttention",
     "CausalTransformer",
+    "ConvNet",
     "LinearSelfAttention",
     "MesaLayer",
     "PreferencePolicy",
+    "ResNet18",
     "TokenGate",
+    "network_functions",
 ]
