@@ -105,6 +105,10 @@ def _cut(head: Head, begin: jax.Array | int, tile: int) -> _Tile:
 def _add_live(
     add: Callable[..., Sums], live: jax.Array, sums: Sums, head: Head
 ) -> Sums:
+    # Of a branch, what its derivative needs is an output that a group not alive fills
+    # with zeros: that shall be the inputs, not the larger logits.
+    add = jax.checkpoint(add, prevent_cse=False)
+
     def group(_: None, xs: tuple) -> tuple[None, Sums]:
         alive, *rest = xs
         return None, jax.lax.cond(alive, add, lambda sums, *_: sums, *rest)
