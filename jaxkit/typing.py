@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 import jax
 from jax.typing import ArrayLike, DTypeLike
 
-__all__ = ["ArrayLike", "DTypeLike", "Key", "PrecisionLike", "PyTree"]
+__all__ = ["ArrayLike", "DTypeLike", "Key", "PrecisionLike", "PyTree", "ScalarLike"]
 
 PyTree: TypeAlias = Any
 """Any nesting of containers that JAX knows, with arrays at the leaves."""
@@ -15,3 +15,6 @@ Key: TypeAlias = jax.Array
 
 PrecisionLike: TypeAlias = jax.lax.PrecisionLike
 """What the ``precision=`` argument of a matrix product may be."""
+
+ScalarLike: TypeAlias = jax.Array | float
+"""A single real number: a hyper-parameter, plain or traced."""
