@@ -33,6 +33,7 @@ STANDARD_LIBRARY = {
     "inspect",
     "itertools",
     "math",
+    "os",
     "typing",
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
