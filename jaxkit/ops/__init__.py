@@ -1,5 +1,6 @@
 """Shared mathematics: masks, linear algebra, attention, integrators, sharding."""
 
+from jaxkit.ops._labeled_pairs import LabeledPairs, labeled_pairs, ntxent_loss
 from jaxkit.ops._linalg import cholesky_solve, squared_distances
 from jaxkit.ops._linear_attention._attention import (
     linear_attention,
@@ -20,6 +21,7 @@ from jaxkit.ops._ode import integrate
 from jaxkit.ops._sharding import data_mesh, match_varying, shard_batch
 
 __all__ = [
+    "LabeledPairs",
     "MesaState",
     "TokenStatistics",
     "abs_squared",
@@ -28,6 +30,7 @@ __all__ = [
     "delta_rule",
     "integrate",
     "l2_normalize",
+    "labeled_pairs",
     "linear_attention",
     "linear_attention_step",
     "linear_selected_log_probs",
@@ -36,6 +39,7 @@ __all__ = [
     "masked_sum",
     "match_varying",
     "mesa_attention",
+    "ntxent_loss",
     "safe_divide",
     "safe_norm",
     "segment_log_probs",

@@ -379,7 +379,61 @@ ATTENTION_ROWS = {
 
 ROWS |= ATTENTION_ROWS
 
+_VIEWS = np.array([0, 1, 0, 1, 2])
+
+
+def _pairs_bad() -> tuple[Bad, ...]:
+    x, y = np.ones((3, 2), np.float32), np.zeros(3, np.int32)
+    bad = lambda error, match, *args: Bad(error=error, match=match, args=args)
+    return (
+        bad(
+            ValueError, r"`embeddings` must have shape \(N, D\), got \(3,\)", y * 1.0, y
+        ),
+        bad(TypeError, r"`labels`.*float32", x, x[:, 0]),
+        bad(ValueError, r"`labels` must have shape \(3,\).*got \(2,\)", x, y[:2]),
+    )
+
+
+PAIR_ROWS = {
+    "labeled_pairs": Contract(
+        function=ops.labeled_pairs,
+        samples=lambda rng: (rng.standard_normal((5, 3)), _VIEWS),
+        differentiable=(0,),
+        mask=lambda: np.array([True, True, True, True, False]),
+        poisoned=(0,),
+        loss=True,
+        extremes=((np.zeros((3, 2)), np.array([0, 0, 1])),),
+        bad=_pairs_bad(),
+    ),
+    "ntxent_loss": Contract(
+        function=ops.ntxent_loss,
+        samples=lambda rng: (rng.standard_normal((5, 3)), _VIEWS),
+        hyper={"temperature": (0.5, 0.07)},
+        differentiable=(0,),
+        mask=lambda: np.array([True, True, True, True, False]),
+        poisoned=(0,),
+        loss=True,
+        extremes=(
+            (np.zeros((3, 2)), np.array([0, 0, 1])),
+            (np.ones((3, 2)), np.array([0, 1, 2])),
+            (np.ones((3, 2)), np.array([0, 0, 0])),
+            (1e30 * np.ones((3, 2)), np.array([-1, -1, -1])),
+        ),
+        bad=(
+            *_pairs_bad(),
+            Bad(
+                error=ValueError,
+                match=r"`temperature` must broadcast to shape \(\), got \(2,\)",
+                kwargs={"temperature": np.ones(2, np.float32)},
+            ),
+        ),
+    ),
+}
+
+ROWS |= PAIR_ROWS
+
 ELSEWHERE = {
+    "LabeledPairs": "a container: what labeled_pairs returns",
     "MesaState": "a container: tests/ops/test_mesa_attention.py",
     "data_mesh": "makes a mesh, not an array: tests/ops/test_sharding.py",
     "integrate": "takes a callable: tests/ops/test_ode.py",
