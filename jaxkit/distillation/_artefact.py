@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -108,11 +109,15 @@ def save_distilled(path: str | os.PathLike[str], distilled: DistilledSet) -> Non
       centered_one_hot [0.]
     """
     _check(distilled)
-    fields = {name: getattr(distilled, name) for name in (*_ARRAYS, *_OPTIONAL)}
-    arrays = {name: _plain(x) for name, x in fields.items() if x is not None}
-    texts = {name: np.array(getattr(distilled, name)) for name in _TEXTS}
+    parts: dict[str, Any] = {"format": np.array(_FORMAT)}
+    for name in (*_ARRAYS, *_OPTIONAL):
+        value = getattr(distilled, name)
+        if value is not None:
+            parts[name] = _plain(value)
+    for name in _TEXTS:
+        parts[name] = np.array(getattr(distilled, name))
     with open(path, "wb") as file:
-        np.savez_compressed(file, format=np.array(_FORMAT), **arrays, **texts)
+        np.savez_compressed(file, **parts)
 
 
 def load_distilled(path: str | os.PathLike[str]) -> DistilledSet:
@@ -157,10 +162,9 @@ def load_distilled(path: str | os.PathLike[str]) -> DistilledSet:
     if missing:
         raise ValueError(f"`{os.fspath(path)}` lacks {', '.join(missing)}.")
     names = [name for name in (*_ARRAYS, *_OPTIONAL) if name in found]
-    distilled = DistilledSet(
-        **{name: jnp.asarray(found[name]) for name in names},
-        **{name: str(found[name]) for name in _TEXTS},
-    )
+    parts: dict[str, Any] = {name: jnp.asarray(found[name]) for name in names}
+    parts |= {name: str(found[name]) for name in _TEXTS}
+    distilled = DistilledSet(**parts)
     _check(distilled)
     return distilled
 

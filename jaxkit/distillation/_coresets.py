@@ -61,9 +61,9 @@ def random_subset(
     size = points.shape[0]
     label = jnp.zeros(size, int) if labels is None else _labels(labels, size)
     key_rank, key_order = jax.random.split(key)
-    rank = _rank_in_class(jax.random.uniform(key_rank, size), label, mask)
+    rank = _rank_in_class(jax.random.uniform(key_rank, (size,)), label, mask)
     # By turns: the first row of every class, then the second of every class.
-    order = jnp.lexsort((jax.random.uniform(key_order, size), rank, ~mask))
+    order = jnp.lexsort((jax.random.uniform(key_order, (size,)), rank, ~mask))
     if labels is None:
         order = jnp.lexsort((rank, ~mask))
     return order[:num_points].astype(jnp.int32)

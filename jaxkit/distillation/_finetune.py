@@ -19,7 +19,7 @@ __all__ = ["finetune", "replace_head"]
 Augment = Callable[[Key, jax.Array], jax.Array]
 
 
-def replace_head(trained: PyTree, fresh: PyTree, *, head: str = "head") -> PyTree:
+def replace_head(trained: PyTree, fresh: PyTree, *, head: str = "linear") -> PyTree:
     r"""Keeps a trained network and takes its last layer from a fresh one.
 
     .. math:: \theta = (\theta_{\mathrm{body}}^{\mathrm{trained}},
@@ -28,7 +28,8 @@ def replace_head(trained: PyTree, fresh: PyTree, *, head: str = "head") -> PyTre
     Args:
       trained: parameters of the trained network, a nest of dicts or tuples.
       fresh: parameters of a new network of the same body, of any number of outputs.
-      head: the name of the last layer, a key somewhere on the paths to its leaves.
+      head: the name of the last layer, a key somewhere on the paths to its leaves. The
+        modules of :mod:`jaxkit.nn` call it ``linear``.
 
     Returns:
       The parameters, of the structure of ``fresh``.
@@ -40,10 +41,10 @@ def replace_head(trained: PyTree, fresh: PyTree, *, head: str = "head") -> PyTre
     Examples:
       >>> import jax.numpy as jnp
       >>> from jaxkit import distillation
-      >>> trained = {"body": jnp.ones(3), "head": {"kernel": jnp.ones((3, 5))}}
-      >>> fresh = {"body": jnp.zeros(3), "head": {"kernel": jnp.zeros((3, 2))}}
+      >>> trained = {"body": jnp.ones(3), "linear": {"kernel": jnp.ones((3, 5))}}
+      >>> fresh = {"body": jnp.zeros(3), "linear": {"kernel": jnp.zeros((3, 2))}}
       >>> params = distillation.replace_head(trained, fresh)
-      >>> print(params["body"], params["head"]["kernel"].shape)
+      >>> print(params["body"], params["linear"]["kernel"].shape)
       [1. 1. 1.] (3, 2)
     """
     old, old_tree = jax.tree_util.tree_flatten_with_path(trained)
