@@ -1,12 +1,17 @@
 """Dataset distillation by kernel ridge regression."""
 
 from jaxkit.distillation._artefact import DistilledSet, load_distilled, save_distilled
-from jaxkit.distillation._config import DistillConfig
-from jaxkit.distillation._coresets import (
-    kcenter_greedy,
-    kmeans_subset,
-    random_subset,
+from jaxkit.distillation._augment import (
+    augment_view,
+    crop_and_flip,
+    random_crop,
+    random_cutout,
+    random_flip,
+    random_gain_shift,
 )
+from jaxkit.distillation._config import DistillConfig
+from jaxkit.distillation._conv_kernels import conv_nngp_ntk
+from jaxkit.distillation._coresets import kcenter_greedy, kmeans_subset, random_subset
 from jaxkit.distillation._distill import (
     distill_step,
     init_distill_state,
@@ -15,8 +20,14 @@ from jaxkit.distillation._distill import (
 from jaxkit.distillation._evaluation import RepresentationError, representation_mse
 from jaxkit.distillation._finetune import finetune, replace_head
 from jaxkit.distillation._inner import inner_step, pretrain
+from jaxkit.distillation._kernels import (
+    linear_kernel,
+    random_feature_kernel,
+    rbf_kernel,
+)
 from jaxkit.distillation._kmeans import KMeansResult, kmeans
 from jaxkit.distillation._krr import kernel_ridge_predict, krr_loss
+from jaxkit.distillation._label_solve import label_solve
 from jaxkit.distillation._networks import (
     DistillMetrics,
     DistillState,
@@ -25,8 +36,22 @@ from jaxkit.distillation._networks import (
     Synthetic,
     init_synthetic,
 )
+from jaxkit.distillation._nngp import fc_nngp_ntk
 from jaxkit.distillation._probe import linear_probe, sgd_linear_probe
+from jaxkit.distillation._relu_kernel import NetworkKernels
 from jaxkit.distillation._ridge import krr_fit, ridge_from_trace, ridge_predict
+from jaxkit.distillation._run import run_distillation
+from jaxkit.distillation._self_supervised import (
+    barlow_twins_loss,
+    ntxent_loss,
+    vicreg_loss,
+)
+from jaxkit.distillation._targets import (
+    TargetBank,
+    bank_images,
+    make_target_bank,
+    precompute_targets,
+)
 
 __all__ = [
     "DistillConfig",
@@ -35,10 +60,18 @@ __all__ = [
     "DistilledSet",
     "KMeansResult",
     "Network",
+    "NetworkKernels",
     "Pool",
     "RepresentationError",
     "Synthetic",
+    "TargetBank",
+    "augment_view",
+    "bank_images",
+    "barlow_twins_loss",
+    "conv_nngp_ntk",
+    "crop_and_flip",
     "distill_step",
+    "fc_nngp_ntk",
     "finetune",
     "init_distill_state",
     "init_synthetic",
@@ -49,15 +82,28 @@ __all__ = [
     "kmeans_subset",
     "krr_fit",
     "krr_loss",
+    "label_solve",
+    "linear_kernel",
     "linear_probe",
     "load_distilled",
     "make_distill_step",
+    "make_target_bank",
+    "ntxent_loss",
+    "precompute_targets",
     "pretrain",
+    "random_crop",
+    "random_cutout",
+    "random_feature_kernel",
+    "random_flip",
+    "random_gain_shift",
     "random_subset",
+    "rbf_kernel",
     "replace_head",
     "representation_mse",
     "ridge_from_trace",
     "ridge_predict",
+    "run_distillation",
     "save_distilled",
     "sgd_linear_probe",
+    "vicreg_loss",
 ]
