@@ -5,6 +5,7 @@ A public name without a row in one of the tables fails `test_every_name_has_a_ro
 
 import inspect
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import chex
@@ -94,6 +95,18 @@ def rows(condition: Any = lambda row: True) -> Any:
     return pytest.mark.parametrize("name", names)
 
 
+@pytest.fixture
+def quick_compile() -> Iterator[None]:
+    """Compiles without most optimizations, which for tiny programs cost the most.
+
+    For checks of mathematics. Those of compiled numbers, in low precision and at the
+    extremes, run what users run.
+    """
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def assert_close(got: Any, want: Any, *, rtol: float, atol: float) -> None:
     as_numpy = lambda tree: jax.tree.map(
         lambda x: (
@@ -153,7 +166,7 @@ def test_jit_equals_eager(name: str, x64: None):
 
 
 @rows(lambda row: row.vmapped != ())
-def test_vmap_equals_loop(name: str, x64: None):
+def test_vmap_equals_loop(name: str, x64: None, quick_compile: None):
     row = ROWS[name]
     first, second = row.args(0), row.args(1)
     mapped = range(len(first)) if row.vmapped is None else row.vmapped
@@ -175,7 +188,9 @@ def test_vmap_equals_loop(name: str, x64: None):
 
 
 @rows(lambda row: row.differentiable != ())
-def test_derivatives_equal_finite_differences(name: str, x64: None):
+def test_derivatives_equal_finite_differences(
+    name: str, x64: None, quick_compile: None
+):
     row = ROWS[name]
     args = row.args()
     point = tuple(args[i] for i in row.differentiable)
@@ -227,7 +242,9 @@ def test_derivatives_equal_finite_differences(name: str, x64: None):
 
 
 @rows(lambda row: row.mask is not None)
-def test_masked_nan_changes_neither_value_nor_gradient(name: str, x64: None):
+def test_masked_nan_changes_neither_value_nor_gradient(
+    name: str, x64: None, quick_compile: None
+):
     row = ROWS[name]
     args, mask = row.args(), row.mask()
     assert 0 < mask.sum() < mask.size
@@ -293,7 +310,7 @@ def test_runs_with_float64_switched_off(name: str):
 
 
 @rows(lambda row: bool(row.hyper))
-def test_a_new_hyper_parameter_does_not_retrace(name: str):
+def test_a_new_hyper_parameter_does_not_retrace(name: str, quick_compile: None):
     row = ROWS[name]
     args = row.args(dtype=jnp.float32)
     chex.clear_trace_counter()
