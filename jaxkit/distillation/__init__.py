@@ -1,14 +1,7 @@
 """Dataset distillation by kernel ridge regression."""
 
 from jaxkit.distillation._artefact import DistilledSet, load_distilled, save_distilled
-from jaxkit.distillation._augment import (
-    augment_view,
-    crop_and_flip,
-    random_crop,
-    random_cutout,
-    random_flip,
-    random_gain_shift,
-)
+from jaxkit.distillation._augment import augment_view, crop_and_flip
 from jaxkit.distillation._config import DistillConfig
 from jaxkit.distillation._conv_kernels import conv_nngp_ntk
 from jaxkit.distillation._coresets import kcenter_greedy, kmeans_subset, random_subset
@@ -52,6 +45,13 @@ from jaxkit.distillation._targets import (
     make_target_bank,
     precompute_targets,
 )
+from jaxkit.distillation._teacher import (
+    TeacherState,
+    init_teacher,
+    make_target_fn,
+    teacher_step,
+    train_teacher,
+)
 
 __all__ = [
     "DistillConfig",
@@ -65,6 +65,7 @@ __all__ = [
     "RepresentationError",
     "Synthetic",
     "TargetBank",
+    "TeacherState",
     "augment_view",
     "bank_images",
     "barlow_twins_loss",
@@ -75,6 +76,7 @@ __all__ = [
     "finetune",
     "init_distill_state",
     "init_synthetic",
+    "init_teacher",
     "inner_step",
     "kcenter_greedy",
     "kernel_ridge_predict",
@@ -88,14 +90,11 @@ __all__ = [
     "load_distilled",
     "make_distill_step",
     "make_target_bank",
+    "make_target_fn",
     "ntxent_loss",
     "precompute_targets",
     "pretrain",
-    "random_crop",
-    "random_cutout",
     "random_feature_kernel",
-    "random_flip",
-    "random_gain_shift",
     "random_subset",
     "rbf_kernel",
     "replace_head",
@@ -105,5 +104,7 @@ __all__ = [
     "run_distillation",
     "save_distilled",
     "sgd_linear_probe",
+    "teacher_step",
+    "train_teacher",
     "vicreg_loss",
 ]

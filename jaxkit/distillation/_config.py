@@ -127,7 +127,7 @@ class DistillConfig:
     @classmethod
     def frepo(cls, **changes: Any) -> "DistillConfig":
         """The settings of neural feature regression with pooling."""
-        settings = {
+        settings: dict[str, Any] = {
             "inner_steps": 100,
             "inner_batch_size": 500,
             "first_ages": "even",
@@ -142,7 +142,7 @@ class DistillConfig:
     @classmethod
     def kip(cls, **changes: Any) -> "DistillConfig":
         """The settings of kernel inducing points; pass a kernel as the network."""
-        settings = {
+        settings: dict[str, Any] = {
             "loss": "half_mean",
             "ridge_scale": "mean_trace",
             "stop_gradient_ridge": False,
@@ -155,7 +155,7 @@ class DistillConfig:
     def rfad(cls, **changes: Any) -> "DistillConfig":
         """The settings of random feature approximation: new networks at every step."""
         num_models = changes.pop("num_models", 8)
-        settings = {
+        settings: dict[str, Any] = {
             "num_models": num_models,
             "models_per_step": num_models,
             "reset": "always_fresh",

@@ -11,6 +11,7 @@ import optax
 from jaxkit._core import checks
 from jaxkit.distillation._config import DistillConfig
 from jaxkit.distillation._inner import apply_updates
+from jaxkit.distillation._keys import step_keys
 from jaxkit.distillation._networks import (
     DistillMetrics,
     DistillState,
@@ -183,10 +184,15 @@ def distill_step(
       2024, algorithm 1.
     """
     real = _check_batch(state.synthetic, real_images, real_targets)
-    model_key, pool_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+    if isinstance(network, Network) != (state.pool is not None):
+        raise ValueError(
+            "`state` must have been made with the same kind of `network`: a pool "
+            f"belongs to a `Network` and not to a kernel, got {type(network).__name__}."
+        )
+    keys = step_keys(state.key, state.step)
     chosen, models = jnp.zeros(0, jnp.int32), None
     if state.pool is not None:
-        chosen = draw_models(model_key, config)
+        chosen = draw_models(keys.models, config)
         models = select_models(state.pool, chosen)
     loss, grads = outer_value_and_grad(
         state.synthetic,
@@ -204,9 +210,9 @@ def distill_step(
     )
     synthetic = state.synthetic._replace(**learned)
     pool = state.pool
-    if pool is not None:
+    if pool is not None and isinstance(network, Network):
         pool = update_pool(
-            pool_key,
+            keys.pool,
             pool,
             chosen,
             synthetic,

@@ -1,6 +1,6 @@
 """The outer loss: how well the distilled set predicts the real targets."""
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -78,8 +78,9 @@ def _errors(
             jnp.concatenate([synthetic.targets, synthetic.targets]),
         )
     if isinstance(network, Network):
+        pool = cast("Pool", models)
         predicted = _network_predict(
-            synthetic, models, real.images, network, config, axis_name
+            synthetic, pool, real.images, network, config, axis_name
         )
     else:
         predicted = _kernel_predict(synthetic, real.images, network, config, axis_name)

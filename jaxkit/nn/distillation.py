@@ -23,7 +23,7 @@ _he_init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def network_functions(
-    make: Callable[[nnx.Rngs], nnx.Module],
+    make: Callable[[nnx.Rngs], Any],
 ) -> distillation.Network:
     """Turns a Flax module into the pure functions that distillation takes.
 
@@ -447,10 +447,10 @@ def _norm(
     return nnx.GroupNorm(features, num_groups=groups, **options)
 
 
-def _normalize(norm: nnx.Module, x: jax.Array, train: bool) -> jax.Array:
+def _normalize(norm: nnx.Module | None, x: jax.Array, train: bool) -> jax.Array:
     if isinstance(norm, nnx.BatchNorm):
         return norm(x, use_running_average=not train)
-    return norm(x)
+    return norm(x) if norm is not None else x
 
 
 def _halve(x: jax.Array) -> jax.Array:
