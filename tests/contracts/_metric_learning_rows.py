@@ -1,8 +1,176 @@
 """Contract rows of hypersphere: pairs, proxies, verification and noisy labels."""
 
-from tests.contracts._contract import Contract
+from typing import Any
+
+import numpy as np
+
+from jaxkit import hypersphere
+from tests.contracts._contract import Bad, Contract
 
 __all__ = ["ELSEWHERE", "ROWS"]
 
-ROWS: dict[str, Contract] = {}
-ELSEWHERE: dict[str, str] = {}
+LABELS = np.array([0, 1, 0, 1, 2])
+MASK = np.array([True, True, True, True, False])
+
+
+def _ones(*shape: int, dtype: Any = np.float32) -> np.ndarray:
+    return np.ones(shape, dtype)
+
+
+_X, _Y = _ones(3, 2), np.zeros(3, np.int32)
+
+
+def _bad(error: type[Exception], match: str, *args: Any, **kwargs: Any) -> Bad:
+    return Bad(error=error, match=match, args=args or None, kwargs=kwargs)
+
+
+def _pair_row(function: Any, hyper: Any, **options: Any) -> Contract:
+    """The row of a loss of the pairs of a batch."""
+    defaults = {
+        "samples": lambda rng: (rng.standard_normal((5, 3)), LABELS),
+        "differentiable": (0,),
+        "mask": lambda: MASK,
+        "poisoned": (0,),
+        "loss": True,
+        "extremes": (
+            (np.zeros((3, 2)), np.array([0, 0, 1])),
+            (np.ones((3, 2)), np.array([0, 1, 2])),
+            (np.ones((3, 2)), np.array([0, 0, 0])),
+            (np.array([[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0]]), np.array([0, 0, 1])),
+        ),
+    }
+    return Contract(
+        function=function,
+        hyper=hyper,
+        bad=(
+            _bad(ValueError, r"`embeddings`.*\(3,\)", _ones(3), _Y),
+            _bad(TypeError, r"`labels`.*float32", _X, _X[:, 0]),
+            _bad(ValueError, r"`labels`.*\(2,\)", _X, _Y[:2]),
+            _bad(ValueError, r"`where`.*\(2,\)", _X, _Y, where=_ones(2, dtype=bool)),
+            *(
+                _bad(ValueError, rf"`{name}`.*\(2,\)", _X, _Y, **{name: _ones(2)})
+                for name in hyper
+            ),
+        ),
+        **{**defaults, **options},
+    )
+
+
+PAIRS = {
+    # The weights of the circle loss are constants for differentiation: its slopes are
+    # tested in tests/hypersphere/test_pair_losses.py.
+    "circle_pair_loss": _pair_row(
+        hypersphere.circle_pair_loss,
+        {"margin": (0.4, 0.25), "scale": (10.0, 80.0)},
+        differentiable=(),
+        poisoned=(0,),
+        low=6e-2,
+    ),
+    "supcon_loss": _pair_row(hypersphere.supcon_loss, {"temperature": (0.5, 0.1)}),
+    "multi_similarity_loss": _pair_row(
+        hypersphere.multi_similarity_loss,
+        {"positive_scale": (2.0, 3.0), "negative_scale": (5.0, 50.0), "base": (0.5, 0)},
+        low=6e-2,
+    ),
+    "alignment": Contract(
+        function=hypersphere.alignment,
+        samples=lambda rng: (rng.standard_normal((5, 3)), rng.standard_normal((5, 3))),
+        hyper={"power": (2.0, 0.5)},
+        differentiable=(0, 1),
+        mask=lambda: MASK,
+        poisoned=(0, 1),
+        loss=True,
+        extremes=((_ones(2, 3), _ones(2, 3)), (np.zeros((2, 3)), np.zeros((2, 3)))),
+        bad=(
+            _bad(ValueError, r"`embeddings` and `others`.*\(3, 3\)", _X, _ones(3, 3)),
+            _bad(TypeError, r"`others`.*int32", _X, _X.astype(np.int32)),
+            _bad(ValueError, r"`where`.*\(2,\)", _X, _X, where=_ones(2, dtype=bool)),
+        ),
+    ),
+    "uniformity": Contract(
+        function=hypersphere.uniformity,
+        samples=lambda rng: (rng.standard_normal((5, 3)),),
+        hyper={"scale": (2.0, 5.0)},
+        differentiable=(0,),
+        mask=lambda: MASK,
+        poisoned=(0,),
+        loss=True,
+        extremes=((np.zeros((3, 2)),), (_ones(1, 2),), (_ones(3, 2),)),
+        bad=(
+            _bad(ValueError, r"`embeddings`.*\(3,\)", _ones(3)),
+            _bad(ValueError, r"`scale`.*\(2,\)", _X, scale=_ones(2)),
+        ),
+    ),
+}
+
+DENSITIES = {
+    "vmf_log_normalizer": Contract(
+        function=hypersphere.vmf_log_normalizer,
+        samples=lambda rng: (rng.uniform(0.1, 20.0, 4),),
+        kwargs={"dim": 5},
+        differentiable=(0,),
+        low=2e-2,
+        loss=True,
+        extremes=((np.array([0.0, 1e-20, 1e9]),),),
+        bad=(
+            _bad(TypeError, r"`kappa`.*int32", _Y),
+            _bad(ValueError, r"`dim` must be at least 2, got 1", _ones(1), dim=1),
+            _bad(TypeError, r"`dim` must be an integer, got float", _ones(1), dim=2.0),
+        ),
+    ),
+    "vmf_mean_resultant": Contract(
+        function=hypersphere.vmf_mean_resultant,
+        samples=lambda rng: (rng.uniform(0.1, 20.0, 4),),
+        kwargs={"dim": 5},
+        differentiable=(0,),
+        low=2e-2,
+        loss=True,
+        extremes=((np.array([0.0, 1e-20, 1e9]),),),
+        bad=(
+            _bad(TypeError, r"`kappa`.*int32", _Y),
+            _bad(ValueError, r"`dim` must be at least 2, got 0", _ones(1), dim=0),
+        ),
+    ),
+    "vmf_log_prob": Contract(
+        function=hypersphere.vmf_log_prob,
+        samples=lambda rng: (
+            rng.standard_normal((5, 3)),
+            rng.standard_normal((5, 3)),
+            rng.uniform(0.1, 20.0, 5),
+        ),
+        differentiable=(0, 1, 2),
+        mask=lambda: MASK,
+        poisoned=(0,),
+        low=2e-1,
+        loss=True,
+        extremes=(
+            (np.zeros((2, 3)), _ones(2, 3), np.array([0.0, 1e6])),
+            (_ones(2, 3), _ones(1, 3), np.array([0.0, 1e9])),
+        ),
+        bad=(
+            _bad(ValueError, r"`mean`.*\(2, 2\)", _X, _ones(2, 2), 1.0),
+            _bad(ValueError, r"`kappa`.*\(2,\)", _X, _X, _ones(2)),
+            _bad(ValueError, r"`embeddings`.*\(3, 1\)", _ones(3, 1), _ones(3, 1), 1.0),
+        ),
+    ),
+    "vmf_fit": Contract(
+        function=hypersphere.vmf_fit,
+        samples=lambda rng: (rng.standard_normal((5, 3)) + 1.0,),
+        differentiable=(0,),
+        mask=lambda: MASK,
+        poisoned=(0,),
+        low=2e-1,
+        loss=True,
+        extremes=((np.zeros((2, 3)),), (np.array([[1.0, 0.0], [-1.0, 0.0]]),)),
+        bad=(
+            _bad(ValueError, r"`embeddings`.*\(3,\)", _ones(3)),
+            _bad(ValueError, r"`embeddings`.*\(3, 1\)", _ones(3, 1)),
+        ),
+    ),
+}
+
+ROWS: dict[str, Contract] = {**PAIRS, **DENSITIES}
+ELSEWHERE: dict[str, str] = {
+    "VonMisesFisher": "a container: what vmf_fit returns",
+    "ntxent_loss": "that of jaxkit.ops",
+}
