@@ -82,8 +82,9 @@ def hypersphere_loss(
       >>> from jaxkit import hypersphere
       >>> x = jnp.array([[0.0, 2.0], [1.0, 1.0]])
       >>> config = hypersphere.MarginConfig.normface(scale=1.0)
-      >>> print(hypersphere.hypersphere_loss(x, jnp.eye(2), jnp.array([1, 0]), config))
-      [0.3132617 0.6931472]
+      >>> loss = hypersphere.hypersphere_loss(x, jnp.eye(2), jnp.array([1, 0]), config)
+      >>> print(f"{loss[0]:.4f} {loss[1]:.4f}")
+      0.3133 0.6931
     """
     config.check()
     refuse_labels(labels, class_weights)

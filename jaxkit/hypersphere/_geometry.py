@@ -14,6 +14,7 @@ from jaxkit.typing import ArrayLike, DTypeLike
 __all__ = [
     "chord_angle",
     "cosine_similarity_matrix",
+    "own_angle",
     "own_weights",
     "read_sample",
     "scores",
@@ -75,6 +76,12 @@ def read_sample(batch: Batch, own: jax.Array, normalized: bool) -> Sample:
         product = jnp.sum(batch.embeddings * own, axis=-1)
         angle = TargetAngle(product, jnp.zeros_like(norm), jnp.zeros_like(norm))
     return Sample(angle, norm, batch.where)
+
+
+def own_angle(batch: Batch) -> TargetAngle:
+    """Gives the angle of each sample to its own class."""
+    own = own_weights(batch, normalized=True)
+    return read_sample(batch, own, normalized=True).angle
 
 
 @jit(static_argnames=("compute_dtype",))
@@ -154,8 +161,8 @@ def target_angle(
       >>> from jaxkit import hypersphere
       >>> x = jnp.array([[2.0, 2.0]])
       >>> angle = hypersphere.target_angle(x, jnp.eye(2), jnp.array([0]))
-      >>> print(angle.theta)
-      [0.7853982]
+      >>> print(angle.theta.round(4))
+      [0.7854]
     """
     refuse_labels(labels, class_weights)
     return _target_angle(embeddings, class_weights, labels, where)
@@ -169,6 +176,5 @@ def _target_angle(
     where: ArrayLike | None,
 ) -> TargetAngle:
     batch = read_batch(embeddings, class_weights, labels, where)
-    own = own_weights(batch, normalized=True)
-    angle = read_sample(batch, own, normalized=True).angle
-    return jax.tree.map(lambda leaf: jnp.where(batch.unknown, jnp.nan, leaf), angle)
+    spoil = lambda leaf: jnp.where(batch.unknown, jnp.nan, leaf)
+    return jax.tree.map(spoil, own_angle(batch))

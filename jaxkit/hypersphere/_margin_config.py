@@ -23,7 +23,6 @@ __all__ = [
     "BOUNDARIES",
     "MARGIN",
     "MarginConfig",
-    "SoftmaxConfig",
     "additive_angle",
     "detached",
 ]
@@ -154,36 +153,3 @@ class MarginConfig(SoftmaxHyperparameters):
         if self.boundary == "clip":
             turned = jnp.minimum(turned, jnp.pi)
         return jnp.cos(turned)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SoftmaxConfig(SoftmaxHyperparameters):
-    """Softmax over plain inner products, of vectors of any length.
-
-    Attributes:
-      label_smoothing: the share of the target spread over all classes, at least 0 and
-        below 1; None for 0.
-
-    Raises:
-      ValueError: if a Python number is out of range.
-    """
-
-    normalized: ClassVar[bool] = False
-
-    def terms(
-        self,
-        sample: Sample,
-        num_classes: int,
-        *,
-        state: PyTree = None,
-        key: Key | None = None,
-    ) -> Terms:
-        """Gives the logit of the own class."""
-        del state, key
-        return self.softmax_terms(sample.angle.cos, num_classes)
-
-    def other(self, cos: jax.Array, context: PyTree) -> jax.Array:
-        """Gives the logits of other classes: the inner products themselves."""
-        del context
-        return cos

@@ -58,9 +58,10 @@ def sface_loss(
     Examples:
       >>> import jax.numpy as jnp
       >>> from jaxkit import hypersphere
-      >>> x = jnp.array([[1.0, 2.0], [2.0, 1.0]])
-      >>> print(hypersphere.sface_loss(x, jnp.eye(2), jnp.array([1, 0])))
-      [28.620127 28.620127]
+      >>> x = jnp.array([[2.0, 3.0], [4.0, 3.0]])
+      >>> loss = hypersphere.sface_loss(x, jnp.eye(2), jnp.array([1, 0]))
+      >>> print(f"{loss.mean():.3f}")
+      36.950
 
     References:
       Zhong et al., *SFace: Sigmoid-Constrained Hypersphere Loss for Robust Face
@@ -112,9 +113,10 @@ def sface_potential_loss(
     Examples:
       >>> import jax.numpy as jnp
       >>> from jaxkit import hypersphere
-      >>> x = jnp.array([[1.0, 2.0], [2.0, 1.0]])
-      >>> print(hypersphere.sface_potential_loss(x, jnp.eye(2), jnp.array([1, 0])))
-      [7.235983 7.235983]
+      >>> x = jnp.array([[2.0, 3.0], [4.0, 3.0]])
+      >>> loss = hypersphere.sface_potential_loss(x, jnp.eye(2), jnp.array([1, 0]))
+      >>> print(f"{loss.mean():.3f}")
+      15.565
 
     References:
       Zhong et al., *SFace: Sigmoid-Constrained Hypersphere Loss for Robust Face
@@ -168,9 +170,10 @@ def sface_cosine_loss(
     Examples:
       >>> import jax.numpy as jnp
       >>> from jaxkit import hypersphere
-      >>> x = jnp.array([[1.0, 2.0], [2.0, 1.0]])
-      >>> print(hypersphere.sface_cosine_loss(x, jnp.eye(2), jnp.array([1, 0])))
-      [7.230507 7.230507]
+      >>> x = jnp.array([[2.0, 3.0], [4.0, 3.0]])
+      >>> loss = hypersphere.sface_cosine_loss(x, jnp.eye(2), jnp.array([1, 0]))
+      >>> print(f"{loss.mean():.3f}")
+      15.559
 
     References:
       Zhong et al., *SFace: Sigmoid-Constrained Hypersphere Loss for Robust Face

@@ -2,14 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, Self
 
 import jax
 import jax.numpy as jnp
 
 from jaxkit._core import checks
-from jaxkit._core.dtypes import accumulation_dtype
-from jaxkit._core.jit import jit
 from jaxkit.hypersphere._hyperparameters import (
     ANGLE,
     POSITIVE,
@@ -20,33 +18,19 @@ from jaxkit.hypersphere._hyperparameters import (
 from jaxkit.hypersphere._potential import (
     gated_potential,
     gated_potential_of_cosine,
-    polar_angle,
 )
-from jaxkit.hypersphere._protocol import Sample, Terms, cast_leaves
-from jaxkit.typing import ArrayLike, Key, PyTree, ScalarLike
+from jaxkit.hypersphere._protocol import Sample, Terms
+from jaxkit.typing import Key, PyTree, ScalarLike
 
 __all__ = [
-    "IntraInter",
     "SFaceConfig",
-    "sface_force",
-    "sface_inter_potential",
-    "sface_intra_potential",
-    "sface_rescale",
+    "inter_scale",
+    "intra_scale",
+    "potential_inter",
+    "potential_intra",
 ]
 
 FORMS = ("gated", "potential", "cosine")
-
-
-class IntraInter(NamedTuple):
-    """One number for the pull to the own class and one for the push from another.
-
-    Attributes:
-      intra: of the own class.
-      inter: of another class.
-    """
-
-    intra: jax.Array
-    inter: jax.Array
 
 
 @jax.tree_util.register_dataclass
@@ -146,12 +130,12 @@ class SFaceConfig(Hyperparameters):
         return self.inter_sharpness / jnp.sin(self.inter_angle)
 
 
-def _intra_scale(config: SFaceConfig, theta: jax.Array) -> jax.Array:
+def intra_scale(config: SFaceConfig, theta: jax.Array) -> jax.Array:
     opening = config.intra_sharpness * (theta - config.intra_angle)
     return config.scale * jax.nn.sigmoid(opening)
 
 
-def _inter_scale(config: SFaceConfig, theta: jax.Array) -> jax.Array:
+def inter_scale(config: SFaceConfig, theta: jax.Array) -> jax.Array:
     opening = -config.inter_sharpness * (theta - config.inter_angle)
     return config.scale * jax.nn.sigmoid(opening)
 
@@ -183,21 +167,19 @@ def _gate_angle(cos: jax.Array) -> jax.Array:
 
 
 def _gated_intra(config: SFaceConfig, cos: jax.Array, theta: jax.Array) -> jax.Array:
-    return -jax.lax.stop_gradient(_intra_scale(config, theta)) * cos
+    return -jax.lax.stop_gradient(intra_scale(config, theta)) * cos
 
 
 def _gated_inter(config: SFaceConfig, cos: jax.Array) -> jax.Array:
-    return jax.lax.stop_gradient(_inter_scale(config, _gate_angle(cos))) * cos
+    return jax.lax.stop_gradient(inter_scale(config, _gate_angle(cos))) * cos
 
 
-def _potential_intra(
-    config: SFaceConfig, cos: jax.Array, theta: jax.Array
-) -> jax.Array:
+def potential_intra(config: SFaceConfig, cos: jax.Array, theta: jax.Array) -> jax.Array:
     shape = (config.intra_sharpness, config.intra_angle)
     return config.scale * gated_potential(cos, theta, *shape)
 
 
-def _potential_inter(config: SFaceConfig, cos: jax.Array) -> jax.Array:
+def potential_inter(config: SFaceConfig, cos: jax.Array) -> jax.Array:
     # The push is the pull of the opposite pole.
     shape = (config.inter_sharpness, jnp.pi - config.inter_angle)
     return config.scale * gated_potential_of_cosine(-cos, *shape)
@@ -218,162 +200,11 @@ def _cosine_inter(config: SFaceConfig, cos: jax.Array) -> jax.Array:
 
 _INTRA: Mapping[str, Callable[[SFaceConfig, jax.Array, jax.Array], jax.Array]] = {
     "gated": _gated_intra,
-    "potential": _potential_intra,
+    "potential": potential_intra,
     "cosine": _cosine_intra,
 }
 _INTER: Mapping[str, Callable[[SFaceConfig, jax.Array], jax.Array]] = {
     "gated": _gated_inter,
-    "potential": _potential_inter,
+    "potential": potential_inter,
     "cosine": _cosine_inter,
 }
-
-
-def _read(
-    config: SFaceConfig | None, **values: ArrayLike
-) -> tuple[SFaceConfig, jax.Array]:
-    """Gives the configuration and one array in its dtype, at least float32."""
-    (array,) = checks.floating(**values)
-    dtype = accumulation_dtype(array)
-    return cast_leaves(config or SFaceConfig(), dtype), array.astype(dtype)
-
-
-def _gates(config: SFaceConfig, theta: jax.Array) -> IntraInter:
-    return IntraInter(_intra_scale(config, theta), _inter_scale(config, theta))
-
-
-@jit()
-def sface_rescale(theta: ArrayLike, config: SFaceConfig | None = None) -> IntraInter:
-    r"""Gives the gates of SFace at an angle.
-
-    .. math::
-
-        r_{\mathrm{intra}} = s\,\sigma\bigl(k (\theta - a)\bigr), \qquad
-        r_{\mathrm{inter}} = s\,\sigma\bigl(-k (\theta - b)\bigr)
-
-    Args:
-      theta: angles in radians, shape ``[...]``.
-      config: the hyper-parameters; None means the defaults.
-
-    Returns:
-      The two gates, shape ``[...]``, at least float32.
-
-    Raises:
-      TypeError: if ``theta`` is not real and floating.
-
-    Examples:
-      >>> from jaxkit import hypersphere
-      >>> print(hypersphere.sface_rescale(0.8).intra)
-      32.0
-
-    References:
-      Zhong et al., *SFace: Sigmoid-Constrained Hypersphere Loss for Robust Face
-      Recognition*, IEEE Transactions on Image Processing 2021.
-    """
-    return _gates(*_read(config, theta=theta))
-
-
-@jit()
-def sface_force(theta: ArrayLike, config: SFaceConfig | None = None) -> IntraInter:
-    r"""Gives how strongly SFace turns a unit embedding at an angle.
-
-    .. math::
-
-        v_{\mathrm{intra}} = r_{\mathrm{intra}}(\theta) \sin\theta, \qquad
-        v_{\mathrm{inter}} = r_{\mathrm{inter}}(\theta) \sin\theta
-
-    These are the sizes of the derivatives by the angle; the first closes the angle to
-    the own class, the second opens the one to another.
-
-    Args:
-      theta: angles in radians, shape ``[...]``.
-      config: the hyper-parameters; None means the defaults.
-
-    Returns:
-      The two forces, shape ``[...]``, at least float32.
-
-    Raises:
-      TypeError: if ``theta`` is not real and floating.
-
-    Examples:
-      >>> import jax.numpy as jnp
-      >>> from jaxkit import hypersphere
-      >>> print(hypersphere.sface_force(jnp.pi / 2).intra)
-      64.0
-
-    References:
-      Zhong et al., *SFace: Sigmoid-Constrained Hypersphere Loss for Robust Face
-      Recognition*, IEEE Transactions on Image Processing 2021.
-    """
-    used, angle = _read(config, theta=theta)
-    return jax.tree.map(lambda gate: gate * jnp.sin(angle), _gates(used, angle))
-
-
-@jit()
-def sface_intra_potential(
-    cos: ArrayLike, config: SFaceConfig | None = None
-) -> jax.Array:
-    r"""Gives the potential of the pull to the own class.
-
-    .. math::
-
-        \Phi_{\mathrm{intra}}(\theta)
-            = \int_0^\theta s\,\sigma\bigl(k (t - a)\bigr) \sin t \,\mathrm{d}t, \qquad
-        \frac{\partial \Phi_{\mathrm{intra}}}{\partial \cos\theta}
-            = -s\,\sigma\bigl(k (\theta - a)\bigr)
-
-    In closed form; convex in the cosine, and never negative. For sharpness 1 and above
-    the value is within ``1e-10 * scale`` in float64 and ``1e-6 * scale`` in float32.
-
-    Args:
-      cos: cosines of the angles, shape ``[...]``.
-      config: the hyper-parameters; None means the defaults.
-
-    Returns:
-      The potential, shape ``[...]``, at least float32.
-
-    Raises:
-      TypeError: if ``cos`` is not real and floating.
-
-    Examples:
-      >>> import jax.numpy as jnp
-      >>> from jaxkit import hypersphere
-      >>> print(f"{hypersphere.sface_intra_potential(jnp.cos(0.9)):.4f}")
-      4.7949
-    """
-    used, cosine = _read(config, cos=cos)
-    return _potential_intra(used, cosine, polar_angle(cosine))
-
-
-@jit()
-def sface_inter_potential(
-    cos: ArrayLike, config: SFaceConfig | None = None
-) -> jax.Array:
-    r"""Gives the potential of the push from another class.
-
-    .. math::
-
-        \Phi_{\mathrm{inter}}(\theta)
-            = \int_\theta^\pi s\,\sigma\bigl(-k (t - b)\bigr) \sin t \,\mathrm{d}t, \qquad
-        \frac{\partial \Phi_{\mathrm{inter}}}{\partial \cos\theta}
-            = s\,\sigma\bigl(-k (\theta - b)\bigr)
-
-    In closed form; convex in the cosine, and never negative. For sharpness 1 and above
-    the value is within ``1e-10 * scale`` in float64 and ``1e-6 * scale`` in float32.
-
-    Args:
-      cos: cosines of the angles, shape ``[...]``.
-      config: the hyper-parameters; None means the defaults.
-
-    Returns:
-      The potential, shape ``[...]``, at least float32.
-
-    Raises:
-      TypeError: if ``cos`` is not real and floating.
-
-    Examples:
-      >>> import jax.numpy as jnp
-      >>> from jaxkit import hypersphere
-      >>> print(f"{hypersphere.sface_inter_potential(jnp.cos(0.9)):.4f}")
-      18.3973
-    """
-    return _potential_inter(*_read(config, cos=cos))

@@ -1,4 +1,4 @@
-"""Three more losses with class weights: D-Softmax, ElasticFace and Circle."""
+"""ElasticFace: margins drawn anew for every sample."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,61 +8,19 @@ import jax
 import jax.numpy as jnp
 
 from jaxkit._core import checks
+from jaxkit.hypersphere._dense import hypersphere_loss
 from jaxkit.hypersphere._hyperparameters import (
     NON_NEGATIVE,
     POSITIVE,
-    Hyperparameters,
     Interval,
     SoftmaxHyperparameters,
     static_field,
 )
 from jaxkit.hypersphere._margin_config import additive_angle
 from jaxkit.hypersphere._protocol import Sample, Terms
-from jaxkit.typing import Key, PyTree, ScalarLike
+from jaxkit.typing import ArrayLike, Key, PyTree, ScalarLike
 
-__all__ = ["CircleClassConfig", "DSoftmaxConfig", "ElasticFaceConfig"]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DSoftmaxConfig(Hyperparameters):
-    """The softmax taken apart into a pull and a push that do not see each other.
-
-    Attributes:
-      scale: the factor of the cosines; positive.
-      target: the cosine to the own class at which the pull has half its strength.
-
-    Raises:
-      ValueError: if a Python number is out of range.
-    """
-
-    kind: ClassVar[str] = "softmax"
-    ranges: ClassVar[Mapping[str, Interval]] = {
-        "scale": POSITIVE,
-        "target": Interval(-1.0, 1.0),
-    }
-
-    scale: ScalarLike = 32.0
-    target: ScalarLike = 0.9
-
-    def terms(
-        self,
-        sample: Sample,
-        num_classes: int,
-        *,
-        state: PyTree = None,
-        key: Key | None = None,
-    ) -> Terms:
-        """Gives the pull to the own class; the push is measured from the logit 0."""
-        del num_classes, state, key
-        cos = sample.angle.cos
-        pull = jax.nn.softplus(self.scale * (self.target - cos))
-        return Terms(pull, anchor=jnp.zeros_like(cos))
-
-    def other(self, cos: jax.Array, context: PyTree) -> jax.Array:
-        """Gives the logits of other classes."""
-        del context
-        return self.scale * cos
+__all__ = ["ElasticFaceConfig", "elasticface_loss"]
 
 
 @jax.tree_util.register_dataclass
@@ -137,47 +95,72 @@ def _ranked(noise: jax.Array, cos: jax.Array, where: jax.Array) -> jax.Array:
     return jnp.where(where, ranked, jnp.zeros_like(noise))
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CircleClassConfig(SoftmaxHyperparameters):
-    """Softmax whose logits weigh each cosine by how far it is from its optimum.
+def elasticface_loss(
+    key: Key,
+    embeddings: ArrayLike,
+    class_weights: ArrayLike,
+    labels: ArrayLike,
+    *,
+    scale: ScalarLike = 64.0,
+    margin: ScalarLike = 0.5,
+    margin_std: ScalarLike = 0.05,
+    on: str = "angle",
+    ranked: bool = False,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    r"""ArcFace or CosFace with a normally distributed margin for each sample.
 
-    Attributes:
-      scale: the factor of the logits; positive.
-      margin: how far from 1 and 0 the cosines of own and other classes may stay;
-        at least 0.
-      label_smoothing: the share of the target spread over all classes, at least 0 and
-        below 1; None for 0.
+    .. math::
+
+        \ell = \log\Bigl(e^{z_y} + \sum_{j \ne y} e^{s \cos\theta_j}\Bigr) - z_y, \qquad
+        z_y = s \cos(\theta_y + m_i) \ \text{or}\ s (\cos\theta_y - m_i), \quad
+        m_i \sim N(m, \sigma^2)
+
+    On the cosine, the mean is 0.35 as a rule; with ranked margins the standard deviation
+    is smaller, 0.0175 on the angle and 0.02 on the cosine.
+
+    Args:
+      key: a typed random key, for the margins.
+      embeddings: real array, shape ``[batch, dim]``, of any length.
+      class_weights: real array, one row for each class, shape ``[classes, dim]``, of any
+        length; or ``[classes, centers, dim]``, where the closest center counts.
+      labels: the class of each embedding, integers, shape ``[batch]``; -1 marks a sample
+        without a class, which has value 0 and no gradient.
+      scale: the factor :math:`s` of the cosines; positive.
+      margin: the mean :math:`m` of the margins, at least 0.
+      margin_std: their standard deviation :math:`\sigma`, at least 0.
+      on: ``"angle"`` or ``"cosine"``; static.
+      ranked: whether the smallest margins go to the samples closest to their class;
+        static.
+      where: which samples count, bool, shape ``[batch]``; the others give 0 and no
+        gradient.
+
+    Returns:
+      The loss of each sample, shape ``[batch]``, at least float32. A traced label that
+      is out of range gives NaN for that sample, and no gradient.
 
     Raises:
-      ValueError: if a Python number is out of range.
+      TypeError: if an array has the wrong kind of dtype.
+      ValueError: if shapes do not fit, or a known label or hyper-parameter is out of
+        range.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from jaxkit import hypersphere
+      >>> x = jnp.array([[2.0, 3.0], [4.0, 3.0]])
+      >>> import jax
+      >>> key = jax.random.key(0)
+      >>> loss = hypersphere.elasticface_loss(key, x, jnp.eye(2), jnp.array([1, 0]))
+      >>> print(f"{loss.mean():.3f}")
+      14.191
+
+    References:
+      Boutros et al., *ElasticFace: Elastic Margin Loss for Deep Face Recognition*, CVPR
+      Workshops 2022.
     """
-
-    ranges: ClassVar[Mapping[str, Interval]] = {
-        "scale": POSITIVE,
-        "margin": NON_NEGATIVE,
-    }
-
-    scale: ScalarLike = 256.0
-    margin: ScalarLike = 0.25
-
-    def terms(
-        self,
-        sample: Sample,
-        num_classes: int,
-        *,
-        state: PyTree = None,
-        key: Key | None = None,
-    ) -> Terms:
-        """Gives the logit of the own class."""
-        del state, key
-        cos = sample.angle.cos
-        lack = jax.lax.stop_gradient(jax.nn.relu(1.0 + self.margin - cos))
-        logit = self.scale * lack * (cos - (1.0 - self.margin))
-        return self.softmax_terms(logit, num_classes)
-
-    def other(self, cos: jax.Array, context: PyTree) -> jax.Array:
-        """Gives the logits of other classes."""
-        del context
-        excess = jax.lax.stop_gradient(jax.nn.relu(cos + self.margin))
-        return self.scale * excess * (cos - self.margin)
+    config = ElasticFaceConfig(
+        scale=scale, margin=margin, margin_std=margin_std, on=on, ranked=ranked
+    )
+    return hypersphere_loss(
+        embeddings, class_weights, labels, config, key=key, where=where
+    )
