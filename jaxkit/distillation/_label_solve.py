@@ -89,6 +89,34 @@ def _label_solve(
         a.astype(dtype) for a in (feat_s, feat_t, y_t, ridge, rcond)
     )
     kernel = matmul(feat_t, feat_s.T)
-    alpha = matmul(jnp.linalg.pinv(kernel, rtol=rcond), y_t)
+    alpha = matmul(_pseudo_inverse(kernel, rcond), y_t)
     ridge = jnp.where(ridge > 0, ridge, jnp.nan)
     return matmul(feat_s, matmul(feat_s.T, alpha)) + ridge * alpha
+
+
+@jax.custom_jvp
+def _pseudo_inverse(matrix: jax.Array, rcond: jax.Array) -> jax.Array:
+    left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
+    keep = values > rcond * values[0]
+    inverse = jnp.where(keep, 1.0 / jnp.where(keep, values, 1.0), 0.0)
+    return matmul(right.T * inverse[None], left.T)
+
+
+@_pseudo_inverse.defjvp
+def _pseudo_inverse_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """The derivative at constant rank, finite also where singular values coincide.
+
+    Golub and Pereyra, *The Differentiation of Pseudo-Inverses and Nonlinear Least
+    Squares Problems Whose Variables Separate*, 1973.
+    """
+    matrix, rcond = primals
+    change = tangents[0]
+    inverse = _pseudo_inverse(matrix, rcond)
+    outside = lambda x: x - matmul(matrix, matmul(inverse, x))
+    unseen = lambda x: x - matmul(inverse, matmul(matrix, x))
+    tangent = -matmul(inverse, matmul(change, inverse))
+    tangent += matmul(inverse, matmul(inverse.T, outside(change).T))
+    tangent += matmul(matmul(unseen(change.T), inverse.T), inverse)
+    return inverse, tangent

@@ -84,6 +84,137 @@ def _fit_bad(bad: Bad) -> Bad:
     return Bad(error=bad.error, match=bad.match, args=args, kwargs=bad.kwargs)
 
 
+def _two_views_row(function: Any, **options: Any) -> Contract:
+    """The row of a loss of two views, with four examples that may be masked."""
+    return Contract(
+        function=function,
+        samples=_normal((4, 3), (4, 3)),
+        differentiable=(0, 1),
+        mask=lambda: np.array([True, True, False, True]),
+        poisoned=(0, 1),
+        loss=True,
+        bad=(
+            Bad(
+                error=ValueError,
+                match=r"`first` and `second`.*\(4, 3\) and \(3, 3\)",
+                args=(_ones(4, 3), _ones(3, 3)),
+            ),
+            Bad(
+                error=ValueError,
+                match=r"`first` must have 2 axes, got shape \(4,\)",
+                args=(_ones(4), _ones(4)),
+            ),
+            Bad(
+                error=ValueError,
+                match=r"`first` must hold at least 2 examples, got shape \(1, 3\)",
+                args=(_ones(1, 3), _ones(1, 3)),
+            ),
+            Bad(
+                error=TypeError,
+                match=r"`second`.*int32",
+                args=(_ones(4, 3), _ones(4, 3, dtype=np.int32)),
+            ),
+        ),
+        **options,
+    )
+
+
+def _label_row(num_real: int) -> Contract:
+    return Contract(
+        function=distillation.label_solve,
+        samples=lambda rng: (*_normal((3, 4), (num_real, 4), (num_real, 2))(rng), 0.3),
+        hyper={"rcond": (1e-6, 1e-5)},
+        differentiable=(0, 1, 2, 3),
+        loss=True,
+        low=0.1,
+        bad=(
+            Bad(
+                error=ValueError,
+                match=r"`ridge` must be positive, got 0",
+                args=(_ones(3, 4), _ones(5, 4), _ones(5, 2), 0.0),
+            ),
+            Bad(
+                error=ValueError,
+                match=r"`feat_s` and `feat_t`.*columns, got \(3, 4\) and \(5, 3\)",
+                args=(_ones(3, 4), _ones(5, 3), _ones(5, 2), 1.0),
+            ),
+            Bad(
+                error=ValueError,
+                match=r"`feat_t` and `y_t`.*rows, got \(5, 4\) and \(4, 2\)",
+                args=(_ones(3, 4), _ones(5, 4), _ones(4, 2), 1.0),
+            ),
+        ),
+    )
+
+
+_PAIR_BAD = (
+    Bad(
+        error=ValueError,
+        match=r"`x` and `y`.*columns, got \(2, 3\) and \(2, 4\)",
+        args=(_ones(2, 3), _ones(2, 4)),
+    ),
+    Bad(
+        error=ValueError,
+        match=r"`x` must have at least 1 entries along axis 0, got shape \(0, 3\)",
+        args=(_ones(0, 3), _ones(2, 3)),
+    ),
+    Bad(
+        error=TypeError,
+        match=r"`y`.*int32",
+        args=(_ones(2, 3), _ones(2, 3, dtype=np.int32)),
+    ),
+)
+_NETWORK_HYPER = {"weight_variance": (2.0, 1.5), "bias_variance": (0.01, 0.1)}
+
+
+def _layers_bad(match: str, *layers: str) -> Bad:
+    return Bad(error=ValueError, match=match, kwargs={"layers": layers})
+
+
+def _conv_row(*layers: str, **options: Any) -> Contract:
+    return Contract(
+        function=distillation.conv_nngp_ntk,
+        samples=_normal((2, 3, 2, 1), (1, 3, 2, 1)),
+        kwargs={"layers": layers},
+        hyper=_NETWORK_HYPER,
+        differentiable=(0, 1),
+        twice=False,
+        loss=True,
+        **options,
+    )
+
+
+_CONV_BAD = (
+    Bad(
+        error=ValueError,
+        match=r"`x` must have 4 axes, got shape \(2, 3\)",
+        args=(_ones(2, 3), _ones(2, 3)),
+    ),
+    Bad(
+        error=ValueError,
+        match=r"`x` and `y` must hold images of one shape, got \(2, 2, 1\)",
+        args=(_ones(1, 2, 2, 1), _ones(1, 2, 3, 1)),
+    ),
+    Bad(
+        error=TypeError,
+        match=r"`x`.*uint8",
+        args=(_ones(1, 2, 2, 1, dtype=np.uint8), _ones(1, 2, 2, 1)),
+    ),
+    _layers_bad(r"`layers\[1\]` must be one of 'conv'.*got 'tanh'", "conv", "tanh"),
+    _layers_bad(r"'dense' after \"flatten\"", "conv", "dense"),
+    _layers_bad(r"'conv' before \"flatten\"", "flatten", "conv"),
+    _layers_bad(r"before each \"relu\"", "relu", "flatten"),
+    _layers_bad(r"before each \"relu\"", "conv", "relu", "avg_pool", "relu", "flatten"),
+    _layers_bad(r"must contain \"flatten\"", "conv", "relu"),
+    _layers_bad(r"pool images of one pixel", "avg_pool", "avg_pool", "flatten"),
+    Bad(
+        error=ValueError,
+        match=r"`tile_size` must be at least 1, got 0",
+        kwargs={"tile_size": 0},
+    ),
+)
+
+
 def _predict_row(method: str, bad: tuple[Bad, ...]) -> Contract:
     return Contract(
         function=distillation.ridge_predict,
@@ -138,6 +269,49 @@ def _loss_row(**options: Any) -> Contract:
 
 
 ROWS: dict[str, Contract] = {
+    "barlow_twins_loss": _two_views_row(
+        distillation.barlow_twins_loss,
+        hyper={"off_diagonal_weight": (0.0051, 0.1), "eps": (1e-5, 1e-3)},
+        # A dead network: all examples alike.
+        extremes=((_ones(4, 3), _ones(4, 3)),),
+    ),
+    "conv_nngp_ntk": _conv_row("conv", "relu", "flatten", "dense", bad=_CONV_BAD),
+    "conv_nngp_ntk:pool": _conv_row(
+        "conv",
+        "relu",
+        "avg_pool",
+        "global_avg_pool",
+        "dense",
+        bad=_CONV_BAD,
+        # Black images without bias, and images that are all alike.
+        extremes=((np.zeros((2, 3, 2, 1)),) * 2, (_ones(2, 3, 2, 1),) * 2),
+    ),
+    "fc_nngp_ntk": Contract(
+        function=distillation.fc_nngp_ntk,
+        samples=_normal((2, 3), (2, 3)),
+        hyper=_NETWORK_HYPER,
+        differentiable=(0, 1),
+        loss=True,
+        extremes=(
+            (np.zeros((2, 3)), np.zeros((2, 3))),
+            (_ones(2, 3), _ones(2, 3)),
+            (_ones(2, 3), -_ones(2, 3)),
+            (1e-6 * _ones(2, 3), 1e6 * _ones(2, 3)),
+        ),
+        bad=(
+            *_PAIR_BAD,
+            Bad(
+                error=ValueError,
+                match=r"`depth` must be at least 0, got -1",
+                kwargs={"depth": -1},
+            ),
+            Bad(
+                error=ValueError,
+                match=r"`tile_size` must be at least 1, got 0",
+                kwargs={"tile_size": 0},
+            ),
+        ),
+    ),
     "kernel_ridge_predict": Contract(
         function=distillation.kernel_ridge_predict,
         samples=_kernel_sample,
@@ -175,6 +349,36 @@ ROWS: dict[str, Contract] = {
     "krr_loss:frepo": _loss_row(
         scale="mean_trace", bias=False, stop_gradient_ridge=False, method="cholesky"
     ),
+    "label_solve": _label_row(5),
+    # Fewer real examples than synthetic ones: many targets meet all.
+    "label_solve:wide": _label_row(2),
+    "linear_kernel": Contract(
+        function=distillation.linear_kernel,
+        samples=_normal((2, 3), (2, 3)),
+        differentiable=(0, 1),
+        loss=True,
+        bad=_PAIR_BAD,
+    ),
+    "ntxent_loss": _two_views_row(
+        distillation.ntxent_loss,
+        hyper={"temperature": (0.5, 0.1)},
+        extremes=(
+            (np.zeros((4, 3)), np.zeros((4, 3))),
+            (1e6 * _ones(4, 3), 1e-6 * _ones(4, 3)),
+        ),
+    ),
+    "rbf_kernel": Contract(
+        function=distillation.rbf_kernel,
+        samples=_normal((2, 3), (2, 3)),
+        hyper={"gamma": (1.0, 0.1)},
+        differentiable=(0, 1),
+        loss=True,
+        extremes=(
+            (_ones(2, 3), _ones(2, 3)),
+            (1e6 * _ones(2, 3), -1e6 * _ones(2, 3)),
+        ),
+        bad=_PAIR_BAD,
+    ),
     "ridge_from_trace": Contract(
         function=distillation.ridge_from_trace,
         samples=lambda rng: (rng.uniform(1.0, 2.0, 3),),
@@ -204,5 +408,18 @@ ROWS: dict[str, Contract] = {
     "ridge_predict:primal": _predict_row("primal", _PREDICT_BAD),
     "ridge_predict:qr": _predict_row("qr", _PREDICT_BAD),
     "ridge_predict:autodiff": _predict_row("autodiff", _PREDICT_BAD),
+    "vicreg_loss": _two_views_row(
+        distillation.vicreg_loss,
+        hyper={
+            "invariance_weight": (25.0, 10.0),
+            "variance_weight": (25.0, 10.0),
+            "covariance_weight": (1.0, 2.0),
+            "eps": (1e-4, 1e-3),
+        },
+        extremes=((_ones(4, 3), _ones(4, 3)),),
+    ),
 }
-ELSEWHERE: dict[str, str] = {}
+ELSEWHERE: dict[str, str] = {
+    "NetworkKernels": "a plain tuple of arrays",
+    "random_feature_kernel": "takes a callable: tests/distillation/test_kernels.py",
+}

@@ -102,7 +102,7 @@ def test_tiles_change_neither_values_nor_gradients(x64: None):
     weights = jnp.asarray(rng.standard_normal((2, 3, 5)))
 
     def value(x, y, tile_size):
-        layers = ("conv", "relu", "avg_pool", "flatten", "dense")
+        layers = ("conv", "relu", "flatten", "dense")
         kernels = distillation.conv_nngp_ntk(x, y, layers=layers, tile_size=tile_size)
         return jnp.sum(jnp.stack(kernels) * weights)
 
@@ -117,7 +117,7 @@ def test_tiles_bound_the_memory():
         x, y = jnp.zeros((32, 8, 8, 1)), jnp.zeros((32, 8, 8, 1))
         function = jax.jit(
             lambda x, y: distillation.conv_nngp_ntk(
-                x, y, layers=POOLED, tile_size=tile_size
+                x, y, layers=("conv", "relu", "global_avg_pool"), tile_size=tile_size
             )
         )
         return function.lower(x, y).compile().memory_analysis().temp_size_in_bytes
@@ -127,27 +127,25 @@ def test_tiles_bound_the_memory():
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-def test_gradients_at_coincident_points(x64: None, dtype: jnp.dtype):
+def test_slopes_on_the_diagonal(x64: None, dtype: jnp.dtype):
     rng = np.random.default_rng(4)
     points = jnp.asarray(rng.standard_normal((4, 6)), dtype)
     points = points.at[3].set(points[0])
-    for index in (0, 1):
-        # By symmetry each diagonal entry has half its slope in each argument.
-        total = lambda x: jnp.trace(distillation.fc_nngp_ntk(x, x, depth=2)[index])
-        slope = jax.jit(jax.grad(total))(points)
-        # K(x, x) = |x|^2 / 3 + b and so on: no angle is left on the diagonal.
-        factor = (1.0, 3.0)[index]
-        np.testing.assert_allclose(
-            slope,
-            factor * 2 * 2 / 6 * points,
-            rtol=1e-4 if dtype == jnp.float32 else 1e-6,
-        )
-    images = jnp.asarray(rng.standard_normal((2, 4, 4, 1)), dtype)
+    # K(x, x) is |x|^2 / 3 + b after each layer: no angle is left there.
+    traces = lambda x: [jnp.trace(k) for k in distillation.fc_nngp_ntk(x, x, depth=2)]
+    slopes = jax.jit(jax.jacrev(traces))(points)
+    rtol = 1e-4 if dtype == jnp.float32 else 1e-6
+    for slope, factor in zip(slopes, (1.0, 3.0), strict=True):
+        np.testing.assert_allclose(slope, factor * 2 * points / 3, rtol=rtol)
+
+
+def test_gradients_of_images_that_coincide_are_finite():
+    rng = np.random.default_rng(8)
+    images = jnp.asarray(rng.standard_normal((2, 3, 2, 1)), jnp.float32)
     images = images.at[1].set(images[0])
-    gradient = jax.grad(
-        lambda x: jnp.sum(distillation.conv_nngp_ntk(x, x, layers=POOLED).ntk)
-    )(images)
-    assert bool(jnp.all(jnp.isfinite(gradient)))
+    layers = ("conv", "relu", "global_avg_pool", "dense")
+    total = lambda x: jnp.sum(distillation.conv_nngp_ntk(x, x, layers=layers).ntk)
+    assert bool(jnp.all(jnp.isfinite(jax.jit(jax.grad(total))(images))))
 
 
 def test_slope_of_the_first_kernel_near_coincidence(x64: None):
