@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import _common as common
 import _plots as plots
@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from jaxkit import distillation
 
+State = TypeVar("State", distillation.DistillState, distillation.TeacherState)
 Parts = dict[str, Any]
 """Network, optimizers and settings: the keyword arguments that all functions share."""
 
@@ -71,8 +72,8 @@ def distill(
     done = checkpoints.newest(num_steps)
     losses = np.zeros(done, np.float32)
     if done:
-        packed, losses = checkpoints.restore(done, (_pack(state), losses))
-        state, losses = _unpack(packed), np.asarray(losses)
+        packed, losses = checkpoints.restore(done, (pack(state), losses))
+        state, losses = unpack(packed), np.asarray(losses)
     with common.progress(label, num_steps) as advance:
         advance(done)
         while done < num_steps:
@@ -90,17 +91,18 @@ def distill(
                 raise FloatingPointError(f"{label}: not finite in step {step}.")
             losses = np.concatenate([losses, metrics.loss])
             done += length
-            checkpoints.save(done, (_pack(state), losses))
+            checkpoints.save(done, (pack(state), losses))
             advance(length)
     return state, losses
 
 
-def _pack(state: distillation.DistillState) -> distillation.DistillState:
-    # Files hold numbers: a typed key goes in as the numbers it is made of.
+def pack(state: State) -> State:
+    """Turns the typed key of a state into the numbers that files can hold."""
     return state._replace(key=jax.random.key_data(state.key))
 
 
-def _unpack(state: distillation.DistillState) -> distillation.DistillState:
+def unpack(state: State) -> State:
+    """Undoes :func:`pack`."""
     return state._replace(key=jax.random.wrap_key_data(state.key))
 
 
