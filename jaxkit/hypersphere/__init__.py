@@ -16,11 +16,24 @@ from jaxkit.hypersphere._adaptive_config import (
     CurricularFaceState,
     MagFaceConfig,
 )
+from jaxkit.hypersphere._alignment import alignment, uniformity
 from jaxkit.hypersphere._circle_class import CircleClassConfig, circle_class_loss
 from jaxkit.hypersphere._d_softmax import DSoftmaxConfig, d_softmax_loss
 from jaxkit.hypersphere._dense import hypersphere_loss
 from jaxkit.hypersphere._elasticface import ElasticFaceConfig, elasticface_loss
+from jaxkit.hypersphere._fold_accuracy import FoldAccuracy, fold_accuracy
 from jaxkit.hypersphere._geometry import cosine_similarity_matrix, target_angle
+from jaxkit.hypersphere._identification import (
+    OpenSetDir,
+    one_shot_accuracy,
+    open_set_dir,
+    rank1_accuracy,
+)
+from jaxkit.hypersphere._label_noise import (
+    FlippedLabels,
+    clean_label_probability,
+    flip_labels,
+)
 from jaxkit.hypersphere._margin import (
     arcface_loss,
     combined_margin_loss,
@@ -29,7 +42,22 @@ from jaxkit.hypersphere._margin import (
     subcenter_arcface_loss,
 )
 from jaxkit.hypersphere._margin_config import MarginConfig
+from jaxkit.hypersphere._pair_losses import (
+    circle_pair_loss,
+    multi_similarity_loss,
+    supcon_loss,
+)
 from jaxkit.hypersphere._protocol import TargetAngle
+from jaxkit.hypersphere._proxy_anchor import proxy_anchor_loss
+from jaxkit.hypersphere._roc import (
+    EqualErrorRate,
+    RocCurve,
+    TarAtFar,
+    auc,
+    equal_error_rate,
+    roc_curve,
+    tar_at_far,
+)
 from jaxkit.hypersphere._sface import (
     sface_cosine_loss,
     sface_loss,
@@ -57,7 +85,14 @@ from jaxkit.hypersphere._states import (
     curricularface_init,
     curricularface_update,
 )
-from jaxkit.ops import l2_normalize
+from jaxkit.hypersphere._von_mises_fisher import (
+    VonMisesFisher,
+    vmf_fit,
+    vmf_log_normalizer,
+    vmf_log_prob,
+    vmf_mean_resultant,
+)
+from jaxkit.ops import l2_normalize, ntxent_loss
 
 __all__ = [
     "AdaCosConfig",
@@ -69,22 +104,33 @@ __all__ = [
     "CurricularFaceState",
     "DSoftmaxConfig",
     "ElasticFaceConfig",
+    "EqualErrorRate",
+    "FlippedLabels",
+    "FoldAccuracy",
     "IntraInter",
     "MagFaceConfig",
     "MarginConfig",
+    "OpenSetDir",
+    "RocCurve",
     "SFaceConfig",
     "SoftmaxConfig",
     "SphereFace2Config",
     "SphereFaceConfig",
+    "TarAtFar",
     "TargetAngle",
+    "VonMisesFisher",
     "adacos_init",
     "adacos_loss",
     "adacos_update",
     "adaface_init",
     "adaface_loss",
     "adaface_update",
+    "alignment",
     "arcface_loss",
+    "auc",
     "circle_class_loss",
+    "circle_pair_loss",
+    "clean_label_probability",
     "combined_margin_loss",
     "cosface_loss",
     "cosine_similarity_matrix",
@@ -93,10 +139,20 @@ __all__ = [
     "curricularface_update",
     "d_softmax_loss",
     "elasticface_loss",
+    "equal_error_rate",
+    "flip_labels",
+    "fold_accuracy",
     "hypersphere_loss",
     "l2_normalize",
     "magface_loss",
+    "multi_similarity_loss",
     "normface_loss",
+    "ntxent_loss",
+    "one_shot_accuracy",
+    "open_set_dir",
+    "proxy_anchor_loss",
+    "rank1_accuracy",
+    "roc_curve",
     "sface_cosine_loss",
     "sface_force",
     "sface_inter_potential",
@@ -110,5 +166,12 @@ __all__ = [
     "sphereface_annealing",
     "sphereface_loss",
     "subcenter_arcface_loss",
+    "supcon_loss",
+    "tar_at_far",
     "target_angle",
+    "uniformity",
+    "vmf_fit",
+    "vmf_log_normalizer",
+    "vmf_log_prob",
+    "vmf_mean_resultant",
 ]
