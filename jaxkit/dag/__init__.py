@@ -1,5 +1,17 @@
 """Structure learning: acyclicity, scores, and search over topological orders."""
 
+from jaxkit.dag._acyclicity import (
+    h_expm,
+    h_expm_grad,
+    h_inv,
+    h_inv_grad,
+    h_logdet,
+    h_logdet_grad,
+    h_poly,
+    h_poly_grad,
+    in_logdet_domain,
+)
+from jaxkit.dag._exact import ExactOrder, exact_order
 from jaxkit.dag._graphs import (
     ancestors,
     is_dag,
@@ -8,6 +20,8 @@ from jaxkit.dag._graphs import (
     topological_order,
 )
 from jaxkit.dag._initial_orders import eqvar_order, sample_order, variance_order
+from jaxkit.dag._kkt import candidate_pairs, kkt_residual
+from jaxkit.dag._lasso import LassoResult, lasso_given_order
 from jaxkit.dag._linear_sem import sample_linear_sem
 from jaxkit.dag._metrics import Accuracy, count_accuracy, order_divergence
 from jaxkit.dag._nonlinear_sem import sample_nonlinear_sem
@@ -19,11 +33,23 @@ from jaxkit.dag._order import (
     partial_correlations,
     residual_variances,
 )
+from jaxkit.dag._paper import topo_paper, topo_paper_sizes
+from jaxkit.dag._parents import bic_score, ols_given_parents
 from jaxkit.dag._random_graphs import (
     sample_edge_weights,
     sample_er_dag,
     sample_sf_dag,
 )
+from jaxkit.dag._scores import (
+    golem_ev_loss,
+    golem_nv_loss,
+    least_squares_grad,
+    least_squares_loss,
+    logistic_loss,
+    mcp_penalty,
+    poisson_loss,
+)
+from jaxkit.dag._select import Selection, apply_moves, select_disjoint
 from jaxkit.dag._sortability import (
     ScaleReport,
     check_scale,
@@ -31,26 +57,70 @@ from jaxkit.dag._sortability import (
     var_sortability,
 )
 from jaxkit.dag._stats import GramStats, covariance_stats, gram_stats
+from jaxkit.dag._tables import adjacent_swap_deltas, insertion_deltas, swap_deltas
+from jaxkit.dag._topo import (
+    RestartsResult,
+    TopoConfig,
+    TopoResult,
+    TopoState,
+    init_topo,
+    topo_search,
+    topo_search_restarts,
+    topo_step,
+)
 from jaxkit.dag._validate import validate_data, validate_gram, validate_order
 
 __all__ = [
     "Accuracy",
+    "ExactOrder",
     "GramStats",
+    "LassoResult",
+    "RestartsResult",
     "ScaleReport",
+    "Selection",
+    "TopoConfig",
+    "TopoResult",
+    "TopoState",
+    "adjacent_swap_deltas",
     "ancestors",
+    "apply_moves",
+    "bic_score",
+    "candidate_pairs",
     "check_scale",
     "count_accuracy",
     "covariance_stats",
     "edge_tstats",
     "eqvar_order",
+    "exact_order",
+    "golem_ev_loss",
+    "golem_nv_loss",
     "gram_stats",
+    "h_expm",
+    "h_expm_grad",
+    "h_inv",
+    "h_inv_grad",
+    "h_logdet",
+    "h_logdet_grad",
+    "h_poly",
+    "h_poly_grad",
+    "in_logdet_domain",
+    "init_topo",
+    "insertion_deltas",
     "is_dag",
+    "kkt_residual",
+    "lasso_given_order",
+    "least_squares_grad",
+    "least_squares_loss",
+    "logistic_loss",
+    "mcp_penalty",
     "ols_given_order",
+    "ols_given_parents",
     "order_cholesky",
     "order_divergence",
     "order_from_adjacency",
     "order_loss",
     "partial_correlations",
+    "poisson_loss",
     "r2_sortability",
     "residual_variances",
     "sample_edge_weights",
@@ -59,7 +129,14 @@ __all__ = [
     "sample_nonlinear_sem",
     "sample_order",
     "sample_sf_dag",
+    "select_disjoint",
+    "swap_deltas",
     "threshold_to_dag",
+    "topo_paper",
+    "topo_paper_sizes",
+    "topo_search",
+    "topo_search_restarts",
+    "topo_step",
     "topological_order",
     "validate_data",
     "validate_gram",
