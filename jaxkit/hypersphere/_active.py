@@ -1,40 +1,61 @@
 """The few classes of a slice that are worth a gradient."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from jaxkit.hypersphere._slices import Gradients, Slice
 
-__all__ = ["on_active"]
+__all__ = ["gradients_of_active", "on_active"]
+
+Out = TypeVar("Out")
+Sums = TypeVar("Sums")
 
 
 def on_active(
-    evaluate: Callable[[Slice], tuple[Any, Gradients | None]],
+    evaluate: Callable[[Slice], Out],
     part: Slice,
     active: jax.Array,
     limit: int,
-) -> tuple[Any, Gradients | None]:
+    *,
+    spread: Callable[[Out, jax.Array], Out] = lambda out, chosen: out,
+) -> Out:
     """Evaluates a slice on its active classes, or as a whole where they are many.
 
-    `evaluate` gives sums over the rows of a slice, and gradients if it has any.
+    `spread` puts what is there of every row back in its place.
     """
     size = part.rows.shape[0]
     if not 0 < limit < size:
         return evaluate(part)
 
-    def few(part: Slice) -> tuple[Any, Gradients | None]:
+    def few(part: Slice) -> Out:
         (chosen,) = jnp.nonzero(active, size=limit, fill_value=size)
-        sums, gradients = evaluate(_take(part, chosen))
-        if gradients is not None:
-            rows = _spread(gradients.class_weights, chosen, size)
-            gradients = gradients._replace(class_weights=rows)
-        return sums, gradients
+        return spread(evaluate(_take(part, chosen)), chosen)
 
     # Both give arrays of the size of a slice: that of all rows would be copied.
     return jax.lax.cond(jnp.sum(active) <= limit, few, evaluate, part)
+
+
+def gradients_of_active(
+    evaluate: Callable[[Slice], tuple[Sums, Gradients]],
+    part: Slice,
+    active: jax.Array,
+    limit: int,
+) -> tuple[Sums, Gradients]:
+    """The same of something with gradients, which are 0 for the other classes."""
+
+    def spread(
+        out: tuple[Sums, Gradients], chosen: jax.Array
+    ) -> tuple[Sums, Gradients]:
+        sums, gradients = out
+        rows = gradients.class_weights
+        blank = jnp.zeros_like(rows, shape=part.rows.shape)
+        placed = blank.at[chosen].set(rows, mode="drop")
+        return sums, gradients._replace(class_weights=placed)
+
+    return on_active(evaluate, part, active, limit, spread=spread)
 
 
 def _take(part: Slice, chosen: jax.Array) -> Slice:
@@ -46,8 +67,3 @@ def _take(part: Slice, chosen: jax.Array) -> Slice:
         cos=take(part.cos, 0),
         excluded=take(part.excluded, True),
     )
-
-
-def _spread(rows: jax.Array, chosen: jax.Array, size: int) -> jax.Array:
-    blank = jnp.zeros_like(rows, shape=(size, rows.shape[1]))
-    return blank.at[chosen].set(rows, mode="drop")

@@ -102,6 +102,13 @@ class ClassLoss(Protocol):
         """
         ...
 
+    def active_cosine(self, eps: jax.Array) -> jax.Array:
+        """Gives the cosine below which another class has a slope under ``eps * scale``.
+
+        Minus infinity where no bound is known. Of separable losses; others ignore it.
+        """
+        ...
+
     def check(self) -> None:
         """Raises ``ValueError`` on a hyper-parameter that is known and out of range."""
         ...

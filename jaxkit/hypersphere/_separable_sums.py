@@ -11,7 +11,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxkit.hypersphere._active import on_active
+from jaxkit.hypersphere._active import gradients_of_active, on_active
 from jaxkit.hypersphere._slices import (
     Classes,
     Gradients,
@@ -50,11 +50,11 @@ def other_total(
 def _by_hand(
     plan: Plan, classes: Classes, guess: jax.Array, eps: jax.Array
 ) -> jax.Array:
-    sums = lambda part: (jnp.sum(compare(classes, part), axis=0), None)
+    sums = lambda part: jnp.sum(compare(classes, part), axis=0)
 
     def add(total: jax.Array, part: Slice) -> jax.Array:
         active = _active(classes, part, eps)
-        return total + on_active(sums, part, active, plan.active_limit)[0]
+        return total + on_active(sums, part, active, plan.active_limit)
 
     return scan(plan, classes, add, jnp.zeros_like(guess))
 
@@ -92,7 +92,7 @@ def _one_pass(
     def step(index: jax.Array) -> tuple[jax.Array, jax.Array, Gradients]:
         part = cut(classes, index, size)
         active = _active(classes, part, eps)
-        sums, gradients = on_active(evaluate, part, active, plan.active_limit)
+        sums, gradients = gradients_of_active(evaluate, part, active, plan.active_limit)
         return sums, part.start, gradients
 
     count, size = geometry(classes.class_weights.shape[0], plan.chunk)
@@ -126,8 +126,12 @@ def _backward(plan: Plan, residuals: tuple, cotangent: jax.Array) -> tuple:
     small = jax.tree.map(
         lambda a, b: jnp.where(is_scaled, factor * a, b), guessed[:3], computed[:3]
     )
-    unit, context, loss = small
-    gradient = Classes(loss, unit, computed.class_weights, context, None, None, None)
+    gradient = classes._replace(
+        **computed._replace(unit=small[0], context=small[1], loss=small[2])._asdict(),
+        own=None,
+        count=None,
+        dtype=None,
+    )
     return gradient, None, None
 
 

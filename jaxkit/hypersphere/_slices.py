@@ -117,10 +117,10 @@ def cut(classes: Classes, index: jax.Array, size: int) -> Slice:
     num_rows = classes.class_weights.shape[0]
     start = jnp.minimum(index * size, num_rows - size)
     rows = jax.lax.dynamic_slice_in_dim(classes.class_weights, start, size)
-    number = start + jnp.arange(size)
+    number = start.astype(jnp.int32) + jnp.arange(size, dtype=jnp.int32)
     excluded = number[:, None] == classes.own[None, :]
     if num_rows % size:
-        excluded |= (number < index * size)[:, None]
+        excluded |= (number < (index * size).astype(jnp.int32))[:, None]
     if classes.count is not None:
         excluded |= (number >= classes.count)[:, None]
     cos = _product(classes, rows, classes.unit, (1, 1))
@@ -151,6 +151,10 @@ def compare(classes: Classes, part: Slice) -> jax.Array:
     return jnp.where(part.excluded, 0.0, values)
 
 
+def _other(cos: jax.Array, context: PyTree, loss: ClassLoss) -> jax.Array:
+    return loss.other(cos, as_row(context))
+
+
 def as_row(context: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[None, :], context)
 
@@ -166,12 +170,12 @@ def pull_back(
 
     `weigh` turns the values ``[rows, batch]`` into the cotangent of each.
     """
-    other = lambda cos, context, loss: loss.other(cos, as_row(context))
     context, loss = classes.context, classes.loss
     if with_loss:
-        values, pull = jax.vjp(other, part.cos, context, loss)
+        values, pull = jax.vjp(_other, part.cos, context, loss)
     else:
-        values, pull = jax.vjp(lambda *args: other(*args, loss), part.cos, context)
+        of_sample = lambda cos, context: _other(cos, context, loss)
+        values, pull = jax.vjp(of_sample, part.cos, context)
     slope, *rest = pull(jnp.where(part.excluded, 0.0, weigh(values)))
     d_rows = _product(classes, slope, classes.unit, (1, 0))
     scaled = slope
@@ -238,7 +242,8 @@ def sweep(
             total.class_weights, gradients.class_weights, start, index * size
         )
         add = lambda a, b: jax.tree.map(jnp.add, a, b)
-        return add(sums, new), Gradients(*add(total[:3], gradients[:3]), rows)
+        unit, context, loss = add(total[:3], gradients[:3])
+        return add(sums, new), Gradients(unit, context, loss, rows)
 
     return jax.lax.fori_loop(0, count, body, init)
 

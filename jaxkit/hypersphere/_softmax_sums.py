@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from jaxkit.hypersphere._active import on_active
+from jaxkit.hypersphere._active import gradients_of_active
 from jaxkit.hypersphere._slices import (
     Classes,
     Gradients,
@@ -40,12 +40,12 @@ class Exponentials(NamedTuple):
     Attributes:
       maximum: the largest less the anchor, at least 0, ``[batch]``; has no gradient.
       total: sum of the exponentials of the logits less anchor and maximum, ``[batch]``.
-      plain: sum of the logits themselves, ``[batch]``; None unless labels are smoothed.
+      plain: sum of the logits themselves, ``[batch]``; 0 unless asked for.
     """
 
     maximum: jax.Array
     total: jax.Array
-    plain: jax.Array | None
+    plain: jax.Array
 
 
 def other_exponentials(
@@ -74,13 +74,11 @@ def _sums(plan: Plan, plain: bool, classes: Classes, anchor: jax.Array) -> Expon
         maximum = jnp.maximum(sums.maximum, largest)
         total = sums.total * jnp.exp(sums.maximum - maximum)
         total += jnp.sum(jnp.exp(relative - maximum[None, :]), axis=0)
-        added = sums.plain + jnp.sum(logits, axis=0) if plain else None
+        added = sums.plain + jnp.sum(logits, axis=0) if plain else sums.plain
         return Exponentials(maximum, total, added)
 
     start = jnp.zeros_like(anchor)
-    return scan(
-        plan, classes, add, Exponentials(start, start, start if plain else None)
-    )
+    return scan(plan, classes, add, Exponentials(start, start, start))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -104,14 +102,14 @@ def _backward(
     plan: Plan, plain: bool, residuals: tuple, cotangents: Exponentials
 ) -> tuple:
     classes, anchor, eps, sums, with_loss = residuals
-    d_total, d_plain = _array(cotangents.total), None
-    if plain:
-        d_plain = _array(cotangents.plain)
+    d_total, d_plain = (
+        _array(cotangent, anchor) for cotangent in (cotangents.total, cotangents.plain)
+    )
     shift = anchor + sums.maximum
 
     def weigh(logits: jax.Array) -> jax.Array:
         slopes = d_total[None, :] * jnp.exp(logits - shift[None, :])
-        return slopes if d_plain is None else slopes + d_plain[None, :]
+        return slopes + d_plain[None, :] if plain else slopes
 
     def evaluate(part: Slice) -> tuple[tuple, Gradients]:
         gradients = pull_back(classes, part, weigh, with_loss=with_loss is not None)[1]
@@ -128,21 +126,17 @@ def _backward(
         if limit:
             logits = classes.loss.other(part.cos, as_row(classes.context))
             active = jnp.any(~(logits <= bound[None, :]) & ~part.excluded, axis=1)
-        return (), part.start, on_active(evaluate, part, active, limit)[1]
+        return (), part.start, gradients_of_active(evaluate, part, active, limit)[1]
 
     count, size = geometry(classes.class_weights.shape[0], plan.chunk)
     start = zeros(classes, with_loss=with_loss is not None)
     _, total = sweep(step, ((), start), size, count)
-    gradient = Classes(
-        total.loss, total.unit, total.class_weights, total.context, None, None, None
-    )
+    gradient = classes._replace(**total._asdict(), own=None, count=None, dtype=None)
     return gradient, -d_total * sums.total, None
 
 
-def _array(cotangent: jax.Array | SymbolicZero) -> jax.Array:
-    if isinstance(cotangent, SymbolicZero):
-        return jnp.zeros(cotangent.shape, cotangent.dtype)
-    return cotangent
+def _array(cotangent: jax.Array | SymbolicZero, like: jax.Array) -> jax.Array:
+    return jnp.zeros_like(like) if isinstance(cotangent, SymbolicZero) else cotangent
 
 
 _by_hand.defvjp(_forward, _backward, symbolic_zeros=True)

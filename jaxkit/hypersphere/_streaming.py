@@ -1,5 +1,7 @@
 """Any loss with class weights, with the cosines of one slice of classes in memory."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -9,14 +11,23 @@ from jaxkit._core.jit import jit
 from jaxkit.hypersphere._dense import finish
 from jaxkit.hypersphere._geometry import read_sample
 from jaxkit.hypersphere._inputs import Batch, read_batch, refuse_labels
-from jaxkit.hypersphere._protocol import ClassLoss, Terms, cast_leaves
+from jaxkit.hypersphere._protocol import ClassLoss, Sample, Terms, cast_leaves
 from jaxkit.hypersphere._separable_sums import other_total
 from jaxkit.hypersphere._slices import Classes, Plan
 from jaxkit.hypersphere._softmax_sums import excess, other_exponentials
 from jaxkit.ops import l2_normalize
 from jaxkit.typing import ArrayLike, DTypeLike, Key, PyTree
 
-__all__ = ["check_plan", "product_dtype", "read_large", "streaming_loss", "take_own"]
+__all__ = [
+    "Prepared",
+    "check_plan",
+    "losses",
+    "prepare",
+    "product_dtype",
+    "read_large",
+    "streaming_loss",
+    "take_own",
+]
 
 
 def streaming_loss(
@@ -25,7 +36,7 @@ def streaming_loss(
     labels: ArrayLike,
     config: ClassLoss,
     *,
-    class_chunk: int = 4096,
+    class_chunk: int | None = None,
     active_limit: int = 0,
     active_eps: ArrayLike = 1e-6,
     state: PyTree = None,
@@ -64,7 +75,8 @@ def streaming_loss(
         without a class, which has value 0 and no gradient.
       config: the loss and its hyper-parameters, such as :class:`SFaceConfig` or
         :class:`MarginConfig`. Its numbers are traced.
-      class_chunk: most classes of a slice.
+      class_chunk: most classes of a slice; None takes as many as stay in the cache of a
+        CPU or fill an accelerator.
       active_limit: most classes of a slice that are computed as active ones; 0 computes
         all. The value of a separable loss lacks the classes left out, too.
       active_eps: the bound :math:`\epsilon`, from 0 up to 1.
@@ -120,9 +132,14 @@ def streaming_loss(
 
 
 def check_plan(
-    class_chunk: int, active_limit: int, active_eps: ArrayLike, all_derivatives: bool
+    class_chunk: int | None,
+    active_limit: int,
+    active_eps: ArrayLike,
+    all_derivatives: bool,
 ) -> Plan:
     """Refuses sizes out of range."""
+    if class_chunk is None:
+        class_chunk = 1024 if jax.default_backend() == "cpu" else 8192
     checks.at_least("class_chunk", class_chunk, 1)
     checks.at_least("active_limit", active_limit, 0)
     checks.within("active_eps", active_eps, low=0.0, high=1.0, high_open=True)
@@ -143,41 +160,74 @@ def _streaming_loss(
     plan: Plan,
     compute_dtype: DTypeLike | None,
 ) -> jax.Array:
-    dtype = product_dtype(embeddings, class_weights, compute_dtype)
-    batch = read_large(embeddings, class_weights, labels, where)
-    num_classes = batch.class_weights.shape[0]
-    config, state, eps = cast_leaves(
-        (config, state, active_eps), batch.embeddings.dtype
+    ready = prepare(
+        plan,
+        read_large(embeddings, class_weights, labels, where),
+        config,
+        state=state,
+        key=key,
+        active_eps=active_eps,
+        dtype=product_dtype(embeddings, class_weights, compute_dtype),
     )
-    take = take_own if plan.by_hand else lambda weights, rows: (weights[rows], weights)
-    own, class_weights = take(batch.class_weights, batch.rows)
-    own = own.astype(batch.embeddings.dtype)
-    sample = read_sample(batch, own, config.normalized)
-    terms = config.terms(sample, num_classes, state=state, key=key)
-    unit = batch.embeddings
+    return losses(plan, ready)[0]
+
+
+class Prepared(NamedTuple):
+    """All that a loss needs before it goes through the classes."""
+
+    batch: Batch
+    sample: Sample
+    terms: Terms
+    classes: Classes
+    eps: jax.Array
+
+
+def prepare(
+    plan: Plan,
+    batch: Batch,
+    config: ClassLoss,
+    *,
+    state: PyTree,
+    key: Key | None,
+    active_eps: ArrayLike,
+    dtype: jax.Array,
+) -> Prepared:
+    """Evaluates what depends on the own classes alone."""
+    x = batch.embeddings
+    config, state, eps = cast_leaves((config, state, active_eps), x.dtype)
+    own, class_weights = take_own(plan, batch.class_weights, batch.rows)
+    sample = read_sample(batch, own.astype(x.dtype), config.normalized)
+    terms = config.terms(sample, len(batch.class_weights), state=state, key=key)
     classes = Classes(
         loss=config,
-        unit=l2_normalize(unit) if config.normalized else unit,
+        unit=l2_normalize(x) if config.normalized else x,
         class_weights=class_weights,
         context=terms.context,
-        own=batch.rows,
+        own=batch.rows.astype(jnp.int32),
         count=None,
         dtype=dtype,
     )
-    return finish(_values(plan, classes, terms, batch, eps), batch)
+    return Prepared(batch, sample, terms, classes, eps)
 
 
-def _values(
-    plan: Plan, classes: Classes, terms: Terms, batch: Batch, eps: jax.Array
-) -> jax.Array:
+def losses(plan: Plan, ready: Prepared) -> tuple[jax.Array, jax.Array | None]:
+    """Goes through the classes; gives the losses and, of a softmax, the normalizers.
+
+    Normalizers are logarithms, relative to the anchor.
+    """
+    batch, _, terms, classes, eps = ready
     if terms.anchor is None:
         count = jnp.maximum(jnp.sum(batch.where, dtype=jnp.int32), 1)
         guess = batch.where.astype(eps.dtype) / count.astype(eps.dtype)
-        return terms.value + other_total(plan, classes, guess, eps)
-    smooth = terms.smoothing is not None
-    sums = other_exponentials(plan, classes, terms.anchor, eps, plain=smooth)
-    value = terms.value + excess(sums)
-    return value - terms.smoothing * sums.plain if smooth else value
+        value = terms.value + other_total(plan, classes, guess, eps)
+        return finish(value, batch), None
+    plain = terms.smoothing is not None
+    sums = other_exponentials(plan, classes, terms.anchor, eps, plain=plain)
+    normalizer = excess(sums)
+    value = terms.value + normalizer
+    if terms.smoothing is not None:
+        value -= terms.smoothing * sums.plain
+    return finish(value, batch), normalizer
 
 
 def product_dtype(
@@ -209,20 +259,26 @@ def read_large(
     return batch._replace(class_weights=jnp.asarray(class_weights))
 
 
-@jax.custom_vjp
-def take_own(weights: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+def take_own(
+    plan: Plan, weights: jax.Array, rows: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Gathers rows, and hands the weights on.
 
     Whoever uses the weights handed on leaves one gradient of all rows, to which that of
     the gathered ones is added in place. Two gradients of that size would not fit.
     """
+    return _take(weights, rows) if plan.by_hand else (weights[rows], weights)
+
+
+@jax.custom_vjp
+def _take(weights: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
     return weights[rows], weights
 
 
 def _take_forward(
     weights: jax.Array, rows: jax.Array
 ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-    return take_own(weights, rows), rows
+    return (weights[rows], weights), rows
 
 
 def _take_backward(
@@ -232,4 +288,4 @@ def _take_backward(
     return whole.at[rows].add(taken.astype(whole.dtype)), None
 
 
-take_own.defvjp(_take_forward, _take_backward)
+_take.defvjp(_take_forward, _take_backward)
