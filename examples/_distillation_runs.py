@@ -133,7 +133,10 @@ def draw_pictures(
     title: str, rows: dict[str, distillation.DistilledSet], *, most: int = 10
 ) -> Figure:
     """Shows images of several sets, one set a row, at the scale of pixels."""
-    figure, axes = plots.new_figure(title, len(rows), 1, width=9.0, height=1.3)
+    widest = min(most, max(len(row.images) for row in rows.values()))
+    figure, axes = plots.new_figure(
+        title, len(rows), 1, width=9.0, height=9.0 / max(widest, 1) + 0.25
+    )
     for ax, (name, distilled) in zip(axes[:, 0], rows.items(), strict=True):
         draw_row(ax, distilled, most=most)
         ax.set_title(name, fontsize=9, loc="left")
