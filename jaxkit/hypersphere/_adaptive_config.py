@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxkit.hypersphere._hyperparameters import (
+    INNER_SHARE,
+    MARGIN,
     NON_NEGATIVE,
     POSITIVE,
     Interval,
     SoftmaxHyperparameters,
 )
-from jaxkit.hypersphere._margin_config import MARGIN, additive_angle
+from jaxkit.hypersphere._margin_config import additive_angle
 from jaxkit.hypersphere._protocol import Sample, Terms
 from jaxkit.typing import Key, PyTree, ScalarLike
 
@@ -258,7 +260,7 @@ class AdaFaceConfig(SoftmaxHyperparameters):
         "scale": POSITIVE,
         "margin": MARGIN,
         "concentration": NON_NEGATIVE,
-        "eps": Interval(0.0, 1.0, low_open=True, high_open=True),
+        "eps": INNER_SHARE,
     }
 
     scale: ScalarLike = 64.0

@@ -15,11 +15,15 @@ from jaxkit.typing import PyTree, ScalarLike
 
 __all__ = [
     "ANGLE",
+    "INNER_SHARE",
+    "MARGIN",
     "NON_NEGATIVE",
     "POSITIVE",
+    "SHARE",
     "Hyperparameters",
     "Interval",
     "SoftmaxHyperparameters",
+    "check_number",
     "known_zero_as_none",
     "static_field",
 ]
@@ -34,6 +38,10 @@ class Interval(NamedTuple):
     high_open: bool = False
 
 
+# Beyond a right angle the guard of an additive angle no longer makes sense.
+MARGIN = Interval(0.0, math.pi / 2, high_open=True)
+SHARE = Interval(0.0, 1.0)
+INNER_SHARE = Interval(0.0, 1.0, low_open=True, high_open=True)
 POSITIVE = Interval(0.0, low_open=True)
 NON_NEGATIVE = Interval(0.0)
 ANGLE = Interval(0.0, math.pi, low_open=True, high_open=True)
@@ -47,6 +55,17 @@ def static_field(default: Any) -> Any:
 def known_zero_as_none(value: ScalarLike | None) -> ScalarLike | None:
     """Gives None for a plain 0, which switches a term off instead of computing it."""
     return None if isinstance(value, int | float) and value == 0 else value
+
+
+def check_number(
+    name: str,
+    value: object,
+    interval: Interval,
+    kinds: tuple[type, ...] = (int, float, np.number),
+) -> None:
+    """Raises ``ValueError`` if a value is a plain number out of its range."""
+    if isinstance(value, kinds) and not isinstance(value, bool):
+        checks.within(name, float(value), **interval._asdict())
 
 
 class Hyperparameters:
@@ -67,9 +86,7 @@ class Hyperparameters:
 
     def _check_numbers(self, kinds: tuple[type, ...]) -> None:
         for name, interval in self.ranges.items():
-            value = getattr(self, name)
-            if isinstance(value, kinds) and not isinstance(value, bool):
-                checks.within(name, float(value), **interval._asdict())
+            check_number(name, getattr(self, name), interval, kinds)
 
     def active_cosine(self, eps: ScalarLike) -> jax.Array:
         """Gives the cosine below which another class has a slope under ``eps * scale``.
@@ -89,9 +106,8 @@ class SoftmaxHyperparameters(Hyperparameters):
 
     def _check_numbers(self, kinds: tuple[type, ...]) -> None:
         super()._check_numbers(kinds)
-        if isinstance(self.label_smoothing, kinds):
-            value = float(self.label_smoothing)
-            checks.within("label_smoothing", value, low=0.0, high=1.0, high_open=True)
+        share = Interval(0.0, 1.0, high_open=True)
+        check_number("label_smoothing", self.label_smoothing, share, kinds)
 
     def softmax_terms(
         self, logit: jax.Array, num_classes: int, context: PyTree = ()

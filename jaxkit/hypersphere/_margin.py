@@ -4,7 +4,12 @@ import jax
 import numpy as np
 
 from jaxkit.hypersphere._dense import hypersphere_loss
-from jaxkit.hypersphere._hyperparameters import known_zero_as_none
+from jaxkit.hypersphere._hyperparameters import (
+    MARGIN,
+    NON_NEGATIVE,
+    check_number,
+    known_zero_as_none,
+)
 from jaxkit.hypersphere._margin_config import MarginConfig
 from jaxkit.typing import ArrayLike, ScalarLike
 
@@ -123,6 +128,7 @@ def cosface_loss(
       Wang et al., *CosFace: Large Margin Cosine Loss for Deep Face Recognition*, CVPR
       2018; Wang et al., *Additive Margin Softmax for Face Verification*, 2018.
     """
+    check_number("margin", margin, NON_NEGATIVE)
     config = MarginConfig(
         scale=scale,
         cosine_margin=margin,
@@ -193,6 +199,7 @@ def arcface_loss(
       Deng et al., *ArcFace: Additive Angular Margin Loss for Deep Face Recognition*, CVPR
       2019.
     """
+    check_number("margin", margin, MARGIN)
     config = MarginConfig(
         scale=scale,
         angle_margin=margin,
@@ -342,6 +349,7 @@ def subcenter_arcface_loss(
             "`class_weights` must have shape (classes, centers, dim), "
             f"got {np.shape(class_weights)}."
         )
+    check_number("margin", margin, MARGIN)
     config = MarginConfig(
         scale=scale,
         angle_margin=margin,

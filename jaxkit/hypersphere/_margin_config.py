@@ -1,7 +1,6 @@
 """Softmax losses with a margin on the angle or the cosine to the own class."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import ClassVar, Self
 
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxkit._core import checks
 from jaxkit.hypersphere._hyperparameters import (
+    MARGIN,
     NON_NEGATIVE,
     POSITIVE,
     Interval,
@@ -21,16 +21,12 @@ from jaxkit.typing import Key, PyTree, ScalarLike
 
 __all__ = [
     "BOUNDARIES",
-    "MARGIN",
     "MarginConfig",
     "additive_angle",
     "detached",
 ]
 
 BOUNDARIES = ("linear", "easy", "none", "clip")
-
-# Beyond a right angle the guard of ArcFace no longer makes sense.
-MARGIN = Interval(0.0, math.pi / 2, high_open=True)
 
 
 def additive_angle(

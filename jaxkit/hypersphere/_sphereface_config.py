@@ -10,11 +10,13 @@ import jax.numpy as jnp
 from jaxkit._core import checks
 from jaxkit._core.jit import jit
 from jaxkit.hypersphere._hyperparameters import (
+    INNER_SHARE,
     NON_NEGATIVE,
     POSITIVE,
     Hyperparameters,
     Interval,
     SoftmaxHyperparameters,
+    check_number,
     static_field,
 )
 from jaxkit.hypersphere._margin_config import detached
@@ -122,7 +124,7 @@ class SphereFace2Config(Hyperparameters):
     ranges: ClassVar[Mapping[str, Interval]] = {
         "scale": POSITIVE,
         "margin": NON_NEGATIVE,
-        "positive_weight": Interval(0.0, 1.0, low_open=True, high_open=True),
+        "positive_weight": INNER_SHARE,
         "exponent": POSITIVE,
         "loss_weight": POSITIVE,
     }
@@ -172,6 +174,7 @@ class SphereFace2Config(Hyperparameters):
         return detached(2.0 * half**self.exponent - 1.0, cos)
 
 
+@jit(static_argnames=("num_classes",))
 def initial_bias(
     num_classes: int,
     scale: ScalarLike,
@@ -192,7 +195,6 @@ def initial_bias(
     return jnp.log(2.0 * ratio) - intercept - jnp.where(lead > 0, plain, turned)
 
 
-@jit(static_argnames=("num_classes",))
 def sphereface2_initial_bias(
     num_classes: int,
     *,
@@ -223,7 +225,7 @@ def sphereface2_initial_bias(
       The bias, a scalar of at least float32.
 
     Raises:
-      ValueError: if there are fewer than 2 classes.
+      ValueError: if there are fewer than 2 classes, or a known number is out of range.
 
     Examples:
       >>> from jaxkit import hypersphere
@@ -235,14 +237,16 @@ def sphereface2_initial_bias(
       Recognition*, ICLR 2022.
     """
     checks.at_least("num_classes", num_classes, 2)
-    checks.positive(scale=scale, exponent=exponent)
-    checks.within("margin", margin, low=0.0)
-    interval = Interval(0.0, 1.0, low_open=True, high_open=True)
-    checks.within("positive_weight", positive_weight, **interval._asdict())
-    numbers = checks.floating(
-        scale=scale, margin=margin, positive_weight=positive_weight, exponent=exponent
-    )
-    return initial_bias(num_classes, *numbers)
+    numbers = {
+        "scale": scale,
+        "margin": margin,
+        "positive_weight": positive_weight,
+        "exponent": exponent,
+    }
+    for name, interval in SphereFace2Config.ranges.items():
+        if name in numbers:
+            check_number(name, numbers[name], interval)
+    return initial_bias(num_classes, *checks.floating(**numbers))
 
 
 @jit()

@@ -11,6 +11,7 @@ from jaxkit.hypersphere._adaptive_config import (
     clipped_norm,
 )
 from jaxkit.hypersphere._geometry import own_angle
+from jaxkit.hypersphere._hyperparameters import SHARE, check_number
 from jaxkit.hypersphere._inputs import (
     read_arrays,
     read_batch,
@@ -95,6 +96,7 @@ def curricularface_update(
       Huang et al., *CurricularFace: Adaptive Curriculum Learning Loss for Deep Face
       Recognition*, CVPR 2020, eq. 9.
     """
+    check_number("momentum", momentum, SHARE)
     refuse_labels(labels, class_weights)
     return _curricularface_update(
         state, embeddings, class_weights, labels, momentum, axis_name, where
@@ -111,7 +113,6 @@ def _curricularface_update(
     axis_name: str | None,
     where: ArrayLike | None,
 ) -> CurricularFaceState:
-    checks.within("momentum", momentum, low=0.0, high=1.0)
     batch = read_batch(embeddings, class_weights, labels, where)
     cos = own_angle(batch).cos
     total, count = _sums(axis_name, cos, batch.where)
@@ -189,6 +190,7 @@ def adaface_update(
       Kim et al., *AdaFace: Quality Adaptive Margin for Face Recognition*, CVPR 2022,
       section 3.2.
     """
+    check_number("momentum", momentum, SHARE)
     return _adaface_update(state, embeddings, labels, momentum, axis_name, where)
 
 
@@ -201,7 +203,6 @@ def _adaface_update(
     axis_name: str | None,
     where: ArrayLike | None,
 ) -> AdaFaceState:
-    checks.within("momentum", momentum, low=0.0, high=1.0)
     vectors, _ = read_arrays(embeddings, embeddings)
     classes = read_labels(labels, vectors.shape[0])
     counts = checks.mask("where", where, classes.shape) & (classes >= 0)
