@@ -58,6 +58,7 @@ from jaxkit.hypersphere._roc import (
     roc_curve,
     tar_at_far,
 )
+from jaxkit.hypersphere._sampled_classes import SampledClasses, sample_classes
 from jaxkit.hypersphere._sface import (
     sface_cosine_loss,
     sface_loss,
@@ -70,6 +71,11 @@ from jaxkit.hypersphere._sface_curves import (
     sface_inter_potential,
     sface_intra_potential,
     sface_rescale,
+)
+from jaxkit.hypersphere._sharded import (
+    class_sharded_loss,
+    make_sharded_loss,
+    pad_classes,
 )
 from jaxkit.hypersphere._softmax import SoftmaxConfig, softmax_loss
 from jaxkit.hypersphere._sphereface import sphereface2_loss, sphereface_loss
@@ -85,6 +91,8 @@ from jaxkit.hypersphere._states import (
     curricularface_init,
     curricularface_update,
 )
+from jaxkit.hypersphere._streaming import streaming_loss
+from jaxkit.hypersphere._training_metrics import HypersphereMetrics, loss_with_metrics
 from jaxkit.hypersphere._von_mises_fisher import (
     VonMisesFisher,
     vmf_fit,
@@ -107,12 +115,14 @@ __all__ = [
     "EqualErrorRate",
     "FlippedLabels",
     "FoldAccuracy",
+    "HypersphereMetrics",
     "IntraInter",
     "MagFaceConfig",
     "MarginConfig",
     "OpenSetDir",
     "RocCurve",
     "SFaceConfig",
+    "SampledClasses",
     "SoftmaxConfig",
     "SphereFace2Config",
     "SphereFaceConfig",
@@ -130,6 +140,7 @@ __all__ = [
     "auc",
     "circle_class_loss",
     "circle_pair_loss",
+    "class_sharded_loss",
     "clean_label_probability",
     "combined_margin_loss",
     "cosface_loss",
@@ -144,15 +155,19 @@ __all__ = [
     "fold_accuracy",
     "hypersphere_loss",
     "l2_normalize",
+    "loss_with_metrics",
     "magface_loss",
+    "make_sharded_loss",
     "multi_similarity_loss",
     "normface_loss",
     "ntxent_loss",
     "one_shot_accuracy",
     "open_set_dir",
+    "pad_classes",
     "proxy_anchor_loss",
     "rank1_accuracy",
     "roc_curve",
+    "sample_classes",
     "sface_cosine_loss",
     "sface_force",
     "sface_inter_potential",
@@ -165,6 +180,7 @@ __all__ = [
     "sphereface2_loss",
     "sphereface_annealing",
     "sphereface_loss",
+    "streaming_loss",
     "subcenter_arcface_loss",
     "supcon_loss",
     "tar_at_far",
