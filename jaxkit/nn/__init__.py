@@ -2,6 +2,7 @@
 
 from jaxkit.nn.distillation import BarlowTwinsHead, ConvNet, ResNet18, network_functions
 from jaxkit.nn.entanglement import CausalTransformer, TokenGate
+from jaxkit.nn.hypersphere import EmbeddingNet, HypersphereHead, LossState
 from jaxkit.nn.mesa import CausalLinearAttention, LinearSelfAttention, MesaLayer
 from jaxkit.nn.preference import PreferencePolicy
 
@@ -10,7 +11,10 @@ __all__ = [
     "CausalLinearAttention",
     "CausalTransformer",
     "ConvNet",
+    "EmbeddingNet",
+    "HypersphereHead",
     "LinearSelfAttention",
+    "LossState",
     "MesaLayer",
     "PreferencePolicy",
     "ResNet18",
