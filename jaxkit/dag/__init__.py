@@ -11,6 +11,8 @@ from jaxkit.dag._acyclicity import (
     h_poly_grad,
     in_logdet_domain,
 )
+from jaxkit.dag._boss import BossResult, boss_search
+from jaxkit.dag._cpdag import cpdag_distance, dag_to_cpdag, meek_closure
 from jaxkit.dag._exact import ExactOrder, exact_order
 from jaxkit.dag._graphs import (
     ancestors,
@@ -19,6 +21,7 @@ from jaxkit.dag._graphs import (
     threshold_to_dag,
     topological_order,
 )
+from jaxkit.dag._grow_shrink import ParentSet, grow_shrink
 from jaxkit.dag._initial_orders import eqvar_order, sample_order, variance_order
 from jaxkit.dag._kkt import candidate_pairs, kkt_residual
 from jaxkit.dag._lasso import LassoResult, lasso_given_order
@@ -35,6 +38,7 @@ from jaxkit.dag._order import (
 )
 from jaxkit.dag._paper import topo_paper, topo_paper_sizes
 from jaxkit.dag._parents import bic_score, ols_given_parents
+from jaxkit.dag._prune import prune
 from jaxkit.dag._random_graphs import (
     sample_edge_weights,
     sample_er_dag,
@@ -72,9 +76,11 @@ from jaxkit.dag._validate import validate_data, validate_gram, validate_order
 
 __all__ = [
     "Accuracy",
+    "BossResult",
     "ExactOrder",
     "GramStats",
     "LassoResult",
+    "ParentSet",
     "RestartsResult",
     "ScaleReport",
     "Selection",
@@ -85,16 +91,20 @@ __all__ = [
     "ancestors",
     "apply_moves",
     "bic_score",
+    "boss_search",
     "candidate_pairs",
     "check_scale",
     "count_accuracy",
     "covariance_stats",
+    "cpdag_distance",
+    "dag_to_cpdag",
     "edge_tstats",
     "eqvar_order",
     "exact_order",
     "golem_ev_loss",
     "golem_nv_loss",
     "gram_stats",
+    "grow_shrink",
     "h_expm",
     "h_expm_grad",
     "h_inv",
@@ -113,6 +123,7 @@ __all__ = [
     "least_squares_loss",
     "logistic_loss",
     "mcp_penalty",
+    "meek_closure",
     "ols_given_order",
     "ols_given_parents",
     "order_cholesky",
@@ -121,6 +132,7 @@ __all__ = [
     "order_loss",
     "partial_correlations",
     "poisson_loss",
+    "prune",
     "r2_sortability",
     "residual_variances",
     "sample_edge_weights",
