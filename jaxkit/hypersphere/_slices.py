@@ -126,7 +126,8 @@ def cut(classes: Classes, index: jax.Array, size: int) -> Slice:
     cos = _product(classes, rows, classes.unit, (1, 1))
     inverse = None
     if classes.loss.normalized:
-        inverse = safe_divide(1.0, safe_norm(rows).astype(cos.dtype))
+        length = safe_norm(rows).astype(cos.dtype)
+        inverse = safe_divide(jnp.ones_like(length), length)
         cos = cos * inverse[:, None]
     return Slice(start, rows, inverse, jnp.where(excluded, 0.0, cos), excluded)
 
