@@ -8,6 +8,7 @@ import optax
 
 from jaxkit.distillation._config import DistillConfig
 from jaxkit.distillation._inner import (
+    compiled_init,
     compiled_inner_step,
     draw_pairs,
     init_model,
@@ -29,11 +30,11 @@ def init_pool(
 ) -> Pool:
     """Makes the networks and trains each to its first age. Runs on the host."""
     age_key, init_key, pairs_key = jax.random.split(key, 3)
-    make = functools.partial(init_model, network=network, optimizer=optimizer)
-    pool = jax.vmap(make)(jax.random.split(init_key, config.num_models))
+    models = []
     for index, age in enumerate(_first_ages(age_key, config).tolist()):
-        one = jnp.asarray([index])
-        model = _unstack(select_models(pool, one))
+        model = compiled_init(
+            jax.random.fold_in(init_key, index), network=network, optimizer=optimizer
+        )
         for step in range(age):
             step_key = jax.random.fold_in(pairs_key, index * config.inner_steps + step)
             model = compiled_inner_step(
@@ -43,8 +44,13 @@ def init_pool(
                 optimizer=optimizer,
                 loss=config.loss,
             )
-        pool = _write(pool, one, _stack(model))
-    return pool
+        models.append(model)
+    return _stack_all(models)
+
+
+@jax.jit
+def _stack_all(models: list[Pool]) -> Pool:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
 
 
 def _first_ages(key: Key, config: DistillConfig) -> jax.Array:
