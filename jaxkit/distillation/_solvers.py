@@ -17,7 +17,7 @@ from jax.scipy.linalg import cho_solve, solve_triangular
 __all__ = ["METHODS", "matmul", "resolve", "ridge_weights", "shifted"]
 
 METHODS = ("auto", "cholesky", "primal", "qr", "autodiff")
-_MAX_QR_EXAMPLES = 2048
+_MAX_QR_SIZE = 2048
 
 matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
@@ -34,7 +34,7 @@ def resolve(method: str, features: jax.Array) -> str:
         return method
     num_examples, num_features = features.shape
     single = jnp.finfo(features.dtype).bits < 64
-    if single and num_examples <= _MAX_QR_EXAMPLES:
+    if single and min(num_examples, num_features) <= _MAX_QR_SIZE:
         return "qr"
     return "cholesky" if num_examples <= num_features else "primal"
 
@@ -75,11 +75,23 @@ def _primal(features: jax.Array, targets: jax.Array, ridge: jax.Array) -> _Solut
 
 
 def _qr(features: jax.Array, targets: jax.Array, ridge: jax.Array) -> _Solution:
-    num_examples, num_features = features.shape
-    root = jnp.sqrt(ridge) * jnp.eye(num_examples, dtype=features.dtype)
-    basis, upper = jnp.linalg.qr(jnp.concatenate([features.T, root]))
-    basis = basis[:num_features]
-    # upper.T @ upper is the shifted Gram matrix, but with half its condition digits.
+    wide = features.shape[0] <= features.shape[1]
+    return (_dual_qr if wide else _primal_qr)(features, targets, ridge)
+
+
+def _stacked_qr(matrix: jax.Array, ridge: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Gives the rows of Q that belong to the matrix, and R.
+
+    R.T @ R is the shifted Gram matrix, but R has only the root of its condition number.
+    """
+    rows, columns = matrix.shape
+    root = jnp.sqrt(ridge) * jnp.eye(columns, dtype=matrix.dtype)
+    basis, upper = jnp.linalg.qr(jnp.concatenate([matrix, root]))
+    return basis[:rows], upper
+
+
+def _dual_qr(features: jax.Array, targets: jax.Array, ridge: jax.Array) -> _Solution:
+    basis, upper = _stacked_qr(features.T, ridge)
     half_solve = lambda rhs: solve_triangular(upper, rhs, trans="T")
     half = half_solve(targets)
     weights = matmul(basis, half)
@@ -89,6 +101,22 @@ def _qr(features: jax.Array, targets: jax.Array, ridge: jax.Array) -> _Solution:
         along = matmul(d_features.T, alpha)
         rhs = d_targets - matmul(d_features, weights) - d_ridge * alpha
         return along + matmul(basis, half_solve(rhs) - matmul(basis.T, along))
+
+    return _Solution(weights, tangent)
+
+
+def _primal_qr(features: jax.Array, targets: jax.Array, ridge: jax.Array) -> _Solution:
+    basis, upper = _stacked_qr(features, ridge)
+    weights = solve_triangular(upper, matmul(basis.T, targets))
+    # Unlike alpha, the residual over the ridge, it survives a tiny ridge.
+    residual = targets - matmul(features, weights)
+
+    def tangent(d_features: jax.Array, d_targets: jax.Array, d_ridge: jax.Array):
+        outer = matmul(d_features.T, residual) - d_ridge * weights
+        inner = matmul(basis.T, d_targets - matmul(d_features, weights))
+        return solve_triangular(
+            upper, solve_triangular(upper, outer, trans="T") + inner
+        )
 
     return _Solution(weights, tangent)
 
