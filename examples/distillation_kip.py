@@ -45,6 +45,7 @@ class Config(common.TrainConfig):
         "digits", "which images", paper="cifar-npz"
     )
     data: str = common.option("", "the file of cifar-npz")
+    size: int = common.option(32, "side of the images, digits excepted")
     count: int = common.option(0, "training images to keep, 0 for all")
     sizes: tuple[int, ...] = common.option((10, 100), "images to distill into")
     num_steps: int = common.option(200, "steps", paper=300)
@@ -180,7 +181,7 @@ def draw_images(results: dict[int, list[Run]], data: Data) -> Figure:
 
 def main(config: Config) -> dict[str, float]:
     """Distills into every size and returns accuracies."""
-    data = data_.load(config.dataset, config.data, count=config.count)
+    data = data_.load(config.dataset, config.data, size=config.size, count=config.count)
     clock = runs.Clock()
     results = run_all(config, data, clock)
     measured = report(config, results, clock)

@@ -2,7 +2,6 @@ import dataclasses
 from fractions import Fraction
 
 import distillation_biased_gradient as example
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -44,11 +43,12 @@ def small_data() -> Data:
 
 def test_shifts_and_masks_change_nothing_else():
     images = small_data().images
-    moved = example.shifts(images)
+    all_of = lambda count: jnp.broadcast_to(jnp.arange(count)[:, None], (count, 12))
+    moved = example.shifts(images, all_of(9))
     assert moved.shape == (9, *images.shape)
     np.testing.assert_array_equal(moved[4], images)
     np.testing.assert_array_equal(moved[0][:, 1:, 1:], images[:, :-1, :-1])
-    masked = np.asarray(example.masks(images))
+    masked = np.asarray(example.masks(images, all_of(16)))
     kept = masked == np.asarray(images)
     assert (kept | (masked == 0.0)).all()
     assert 0.3 < kept.mean() < 0.7
@@ -63,22 +63,6 @@ def test_one_inner_loss_over_all_augmentations_is_the_mean_inner_loss():
     once = problem.loss(problem.start, problem.every, problem.real)
     again = problem.loss(problem.start, twice, problem.real)
     np.testing.assert_allclose(once, again, rtol=1e-4)
-
-
-@pytest.mark.slow
-def test_averaging_outside_keeps_the_mean_of_one_draw():
-    problem = example.make_problem(TINY, small_data(), "shift", 0)
-    keys = jax.random.split(jax.random.key(0), 64)
-    mean = lambda name, keys: jax.jit(
-        lambda keys: jax.vmap(
-            lambda key: example.estimator(problem, name)(key, problem.start).images
-        )(keys).mean(0)
-    )(keys)
-    one = mean("one draw", jax.random.split(jax.random.key(1), 1024))
-    sixteen = mean("mean of 16 gradients", keys)
-    exact = example.estimator(problem, "exact")(keys[0], problem.start).images
-    noise = jnp.linalg.norm(one - sixteen)
-    assert noise < 0.5 * jnp.linalg.norm(one - exact)
 
 
 @pytest.mark.experiment
