@@ -169,8 +169,147 @@ DENSITIES = {
     ),
 }
 
-ROWS: dict[str, Contract] = {**PAIRS, **DENSITIES}
+_GENUINE = np.array([True, False, True, False, True, False])
+
+
+def _scores(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draws scores that every precision holds, so that none of them changes places."""
+    return rng.permutation(6) / 8.0, _GENUINE
+
+
+def _scored(function: Any, **options: Any) -> Contract:
+    """The row of a metric of scores; masks: tests/hypersphere/test_verification.py."""
+    return Contract(
+        function=function,
+        samples=_scores,
+        bad=(
+            _bad(TypeError, r"`scores`.*int32", _Y, _Y == 0),
+            _bad(ValueError, r"`is_genuine`.*\(2,\)", _X[:, 0], _Y[:2] == 0),
+            _bad(TypeError, r"`is_genuine` must have dtype bool", _X[:, 0], _Y),
+            *options.pop("bad", ()),
+        ),
+        **options,
+    )
+
+
+METRICS = {
+    # Its first threshold is infinite, to which no tolerance can be relative.
+    "roc_curve": _scored(hypersphere.roc_curve, low=None),
+    "tar_at_far": _scored(hypersphere.tar_at_far, hyper={"far": (0.4, 0.01)}),
+    "auc": _scored(hypersphere.auc),
+    "equal_error_rate": _scored(hypersphere.equal_error_rate),
+    "fold_accuracy": _scored(
+        hypersphere.fold_accuracy,
+        kwargs={"num_folds": 3},
+        bad=(
+            _bad(ValueError, r"`scores` must have shape \(N,\)", _X, _X > 0),
+            _bad(ValueError, r"`num_folds`.*got 1", num_folds=1),
+            _bad(ValueError, r"`scores`.*at least 7 entries", num_folds=7),
+        ),
+    ),
+    "rank1_accuracy": Contract(
+        function=hypersphere.rank1_accuracy,
+        samples=lambda rng: (rng.standard_normal((5, 3)), LABELS),
+        low=None,
+        bad=(_bad(ValueError, r"`labels`.*\(2,\)", _X, _Y[:2]),),
+    ),
+    "one_shot_accuracy": Contract(
+        function=hypersphere.one_shot_accuracy,
+        samples=lambda rng: (
+            rng.standard_normal((4, 3)),
+            rng.standard_normal((3, 3)),
+            np.array([0, 1, 2, 0]),
+        ),
+        low=None,
+        bad=(
+            _bad(ValueError, r"`gallery`.*\(2, 3\)", _X, _ones(2, 3), _Y),
+            _bad(ValueError, r"`answers`.*\(2,\)", _X, _X, _Y[:2]),
+            _bad(TypeError, r"`answers`.*float32", _X, _X, _X[:, 0]),
+        ),
+    ),
+    "open_set_dir": Contract(
+        function=hypersphere.open_set_dir,
+        samples=lambda rng: (
+            rng.permutation(15).reshape(5, 3) / 16.0,
+            np.array([0, 1, 2, -1, 7]),
+            np.array([0, 1, 2]),
+        ),
+        hyper={"fpir": (0.5, 0.01)},
+        bad=(
+            _bad(ValueError, r"`probe_labels`.*\(2,\)", _X, _Y[:2], _Y[:2]),
+            _bad(ValueError, r"`gallery_labels`.*\(3,\)", _X, _Y, _Y),
+            _bad(TypeError, r"`gallery_labels`.*float32", _X, _Y, _X[:2, 0]),
+        ),
+    ),
+}
+
+NOISE = {
+    "flip_labels": Contract(
+        function=hypersphere.flip_labels,
+        samples=lambda rng: (rng.integers(-1, 3, 50),),
+        kwargs={"num_classes": 3},
+        hyper={"rate": (0.4, 0.1)},
+        random=True,
+        low=None,
+        bad=(
+            Bad(error=TypeError, match=r"`key`", args=(0, _Y)),
+            Bad(
+                error=ValueError,
+                match=r"`num_classes` must be at least 2, got 1",
+                kwargs={"num_classes": 1},
+            ),
+        ),
+    ),
+    "clean_label_probability": Contract(
+        function=hypersphere.clean_label_probability,
+        samples=lambda rng: (np.concatenate([rng.random(4), 1.5 + rng.random(3)]),),
+        kwargs={"num_steps": 5},
+        mask=lambda: np.array([True, True, True, False, True, True, True]),
+        poisoned=(0,),
+        loss=True,
+        low=1e-1,
+        extremes=((np.zeros(3),), (np.full(2, 3.0),), (np.array([0.0, 3.1]),)),
+        bad=(
+            _bad(ValueError, r"`angles` must have shape \(N,\)", _X),
+            _bad(ValueError, r"`num_steps` must be at least 1, got 0", num_steps=0),
+        ),
+    ),
+}
+
+
+def _proxy_anchor(embeddings: Any, weights: Any, **options: Any) -> Any:
+    return hypersphere.proxy_anchor_loss(embeddings, weights, LABELS, **options)
+
+
+PROXIES = {
+    "proxy_anchor_loss": Contract(
+        function=_proxy_anchor,
+        samples=lambda rng: (rng.standard_normal((5, 3)), rng.standard_normal((4, 3))),
+        hyper={"scale": (4.0, 32.0), "margin": (0.1, 0.3)},
+        differentiable=(0, 1),
+        mask=lambda: MASK,
+        poisoned=(0,),
+        loss=True,
+        extremes=(
+            (np.zeros((5, 3)), np.zeros((4, 3))),
+            (_ones(5, 3), _ones(4, 3)),
+        ),
+        bad=(
+            _bad(ValueError, r"`class_weights`.*\(4, 2\)", _ones(5, 3), _ones(4, 2)),
+            _bad(ValueError, r"`labels` must be -1 or.*\[0, 2\)", _X[:1], _ones(2, 2)),
+            _bad(ValueError, r"`scale` must be positive, got 0", scale=0.0),
+        ),
+    ),
+}
+
+ROWS: dict[str, Contract] = {**PAIRS, **PROXIES, **DENSITIES, **METRICS, **NOISE}
 ELSEWHERE: dict[str, str] = {
+    "EqualErrorRate": "a container: what equal_error_rate returns",
+    "FlippedLabels": "a container: what flip_labels returns",
+    "FoldAccuracy": "a container: what fold_accuracy returns",
+    "OpenSetDir": "a container: what open_set_dir returns",
+    "RocCurve": "a container: what roc_curve returns",
+    "TarAtFar": "a container: what tar_at_far returns",
     "VonMisesFisher": "a container: what vmf_fit returns",
     "ntxent_loss": "that of jaxkit.ops",
 }
