@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import _claims as claims_
 import _common as common
+import _tour_distillation
 import _tour_entanglement
 import _tour_mesa
 import _tour_preference
@@ -27,6 +28,7 @@ SYSTEMS: dict[str, Callable[["Config"], tuple[list[Claim], list[Picture]]]] = {
     "mesa": _tour_mesa.run,
     "preference": _tour_preference.run,
     "entanglement": _tour_entanglement.run,
+    "distillation": _tour_distillation.run,
 }
 """What each system contributes; later ones add a line."""
 

@@ -5,6 +5,7 @@ import sys
 
 import _claims as claims
 import _plots as plots
+import _tour_distillation
 import _tour_entanglement
 import _tour_mesa
 import _tour_preference
@@ -115,6 +116,10 @@ def test_exact_claims_pass(x64):
         _tour_mesa.closed_form(),
         _tour_mesa.corollary(),
         *_tour_preference.theory(),
+        _tour_distillation.by_hand(),
+        _tour_distillation.derivative(),
+        _tour_distillation.infinite_network(),
+        *_tour_distillation.toys(),
         _tour_entanglement.coefficients(),
         _tour_entanglement.regimes(),
         _tour_entanglement.flow(),
