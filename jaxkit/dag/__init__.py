@@ -13,7 +13,17 @@ from jaxkit.dag._acyclicity import (
 )
 from jaxkit.dag._boss import BossResult, boss_search
 from jaxkit.dag._cpdag import cpdag_distance, dag_to_cpdag, meek_closure
+from jaxkit.dag._dagma import (
+    DagmaConfig,
+    DagmaResult,
+    dagma,
+)
 from jaxkit.dag._exact import ExactOrder, exact_order
+from jaxkit.dag._golem import (
+    GolemConfig,
+    GolemResult,
+    golem,
+)
 from jaxkit.dag._graphs import (
     ancestors,
     is_dag,
@@ -77,7 +87,11 @@ from jaxkit.dag._validate import validate_data, validate_gram, validate_order
 __all__ = [
     "Accuracy",
     "BossResult",
+    "DagmaConfig",
+    "DagmaResult",
     "ExactOrder",
+    "GolemConfig",
+    "GolemResult",
     "GramStats",
     "LassoResult",
     "ParentSet",
@@ -98,9 +112,11 @@ __all__ = [
     "covariance_stats",
     "cpdag_distance",
     "dag_to_cpdag",
+    "dagma",
     "edge_tstats",
     "eqvar_order",
     "exact_order",
+    "golem",
     "golem_ev_loss",
     "golem_nv_loss",
     "gram_stats",

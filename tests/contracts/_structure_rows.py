@@ -43,7 +43,9 @@ ROWS: dict[str, Contract] = {
         bad=(
             Bad(error=TypeError, match="GramStats", args=(EYE, 0, jnp.ones(D))),
             Bad(error=ValueError, match="max_parents", kwargs={"max_parents": 0}),
-            Bad(error=TypeError, match="`penalty`", kwargs={"penalty": "two"}),
+            Bad(
+                error=TypeError, match="`penalty`", kwargs={"penalty": jnp.ones(1, int)}
+            ),
         ),
     ),
     "prune": Contract(
@@ -104,8 +106,56 @@ ROWS: dict[str, Contract] = {
             ),
         ),
     ),
+    "dagma": Contract(
+        function=dag.dagma,
+        samples=lambda rng: (
+            stats(rng),
+            dag.DagmaConfig(
+                learning_rate=0.01,
+                barriers=(1.0, 0.1),
+                scales=(1.0, 0.9),
+                warm_steps=20,
+                last_steps=20,
+                check_every=10,
+            ),
+        ),
+        vmapped=(0,),
+        low=None,
+        bad=(
+            Bad(error=TypeError, match="GramStats", args=(EYE, None)),
+            Bad(error=ValueError, match="`weights`", kwargs={"weights": jnp.eye(3)}),
+        ),
+    ),
+    "DagmaConfig": Contract(
+        function=lambda barriers, scales: (
+            dag.DagmaConfig(barriers=barriers, scales=scales).scales
+        ),
+        samples=lambda rng: ((1.0, 0.1), (1.0, 0.9)),
+        vmapped=(),
+        low=None,
+        bad=(Bad(error=ValueError, match="same length", args=((1.0,), (1.0, 0.9))),),
+    ),
+    "golem": Contract(
+        function=dag.golem,
+        samples=lambda rng: (stats(rng), dag.GolemConfig(num_steps=20)),
+        vmapped=(0,),
+        low=None,
+        bad=(
+            Bad(error=TypeError, match="GramStats", args=(EYE, None)),
+            Bad(error=ValueError, match="`weights`", kwargs={"weights": jnp.eye(3)}),
+        ),
+    ),
+    "GolemConfig": Contract(
+        function=lambda variance: dag.GolemConfig(variance=variance).acyclicity,
+        samples=lambda rng: ("ev",),
+        vmapped=(),
+        low=None,
+        bad=(Bad(error=ValueError, match="`variance`", args=("v",)),),
+    ),
 }
 ELSEWHERE: dict[str, str] = {
+    "DagmaResult": "a record of arrays; what makes one is checked",
+    "GolemResult": "a record of arrays; what makes one is checked",
     "BossResult": "a record of arrays; what makes one is checked",
     "ParentSet": "a record of arrays; what makes one is checked",
 }
