@@ -382,10 +382,12 @@ class BarlowTwinsHead(nnx.Module):
         kernel_init: Initializer = _uniform_init,
         rngs: nnx.Rngs,
     ):
-        checks.at_least("number of `widths`", len(widths), 1)
+        if not widths:
+            raise ValueError("`widths` must not be empty, got ().")
+        checks.at_least("in_features", in_features, 1)
+        for index, size in enumerate(widths):
+            checks.at_least(f"widths[{index}]", size, 1)
         sizes = [in_features, *widths]
-        for size in sizes:
-            checks.at_least("in_features and widths", size, 1)
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.linears = nnx.List(
             [

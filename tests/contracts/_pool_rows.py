@@ -57,7 +57,7 @@ ROWS: dict[str, Contract] = {
     ),
 }
 
-_TARGETS = "takes callables; see tests/distillation/test_targets.py"
+_TARGETS = "takes callables; see tests/distillation/test_run.py"
 _TEACHER = "takes callables; see tests/distillation/test_teacher.py"
 _STEP = "takes callables; see tests/distillation/test_step.py"
 
@@ -68,7 +68,7 @@ ELSEWHERE: dict[str, str] = {
     "Network": "a tuple of callables; see tests/distillation/test_step.py",
     "Pool": "a tuple; see tests/distillation/test_pool.py",
     "Synthetic": "a tuple; see tests/distillation/test_step.py",
-    "TargetBank": "a tuple; see tests/distillation/test_targets.py",
+    "TargetBank": "a tuple; see tests/distillation/test_run.py",
     "TeacherState": "a tuple; see tests/distillation/test_teacher.py",
     "bank_images": _TARGETS,
     "distill_step": _STEP,
