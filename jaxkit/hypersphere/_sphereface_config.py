@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxkit._core import checks
+from jaxkit._core.dtypes import accumulation_dtype
 from jaxkit._core.jit import jit
 from jaxkit.hypersphere._hyperparameters import (
     INNER_SHARE,
@@ -20,7 +21,7 @@ from jaxkit.hypersphere._hyperparameters import (
     static_field,
 )
 from jaxkit.hypersphere._margin_config import detached
-from jaxkit.hypersphere._protocol import Sample, Terms
+from jaxkit.hypersphere._protocol import Sample, Terms, cast_leaves
 from jaxkit.typing import ArrayLike, Key, PyTree, ScalarLike
 
 __all__ = [
@@ -271,7 +272,7 @@ def sphereface_annealing(
       The weight, shape ``[...]``, at least float32.
 
     Raises:
-      TypeError: if an argument is complex or a hyper-parameter not a real number.
+      TypeError: if ``step`` is not real.
 
     Examples:
       >>> from jaxkit import hypersphere
@@ -284,8 +285,8 @@ def sphereface_annealing(
     """
     count = jnp.asarray(step)
     if jnp.issubdtype(count.dtype, jnp.integer):
-        count = count * 1.0
-    count, start, end, decay = checks.floating(
-        step=count, start=start, end=end, decay=decay
-    )
+        count = count.astype(jnp.result_type(float))
+    (count,) = checks.floating(step=count)
+    count = count.astype(accumulation_dtype(count))
+    start, end, decay = cast_leaves((start, end, decay), count.dtype)
     return jnp.maximum(end, start / (1.0 + decay * count))

@@ -330,7 +330,6 @@ ROWS: dict[str, Contract] = {
         samples=_vectors,
         differentiable=(0, 1),
         loss=True,
-        extremes=tuple(extreme[:2] for extreme in _EXTREMES),
         bad=(
             dataclasses.replace(_X_BAD, args=(_SMALL[0][0], _SMALL[1])),
             dataclasses.replace(_W_BAD, args=(_SMALL[0], _SMALL[1][:, :2])),
@@ -518,7 +517,7 @@ ROWS: dict[str, Contract] = {
         mask=lambda: np.array([True, False]),
         poisoned=(0,),
         loss=True,
-        extremes=_EXTREMES,
+        low=None,
         bad=(_X_BAD, _W_BAD, _Y_BAD, _Y_KIND_BAD, _Y_SHAPE_BAD, _WHERE_BAD),
     ),
 }

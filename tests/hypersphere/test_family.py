@@ -63,6 +63,13 @@ def test_value_and_gradients_equal_the_formulas(name: str):
 
 
 @pytest.mark.usefixtures("x64")
+def test_the_potential_has_the_gradient_of_sface():
+    gated, potential = reference()["sface"], reference()["sface_potential"]
+    for got, want in zip(potential[1:], gated[1:], strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-12 * np.max(np.abs(want)))
+
+
+@pytest.mark.usefixtures("x64")
 def test_gradients_are_tangent_to_the_sphere():
     x, w, _ = spread_problem()
     for name, (_, dx, dw) in reference().items():
@@ -149,21 +156,30 @@ def poles() -> tuple[np.ndarray, ...]:
     return x, w, np.array([1, 2, 0, 0, 4, 3])
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_poles_zeros_and_duplicates_are_finite_while_nans_are_hunted(dtype: Any):
-    # bfloat16 vectors give the numbers of float32: the same program up to the cast.
-    x, w, labels = poles()
-    rounded = (np.asarray(jnp.asarray(part, dtype), np.float32) for part in (x, w))
+def hunt_nans(x: Any, w: Any, labels: Any) -> None:
     with jax.debug_nans(True):
-        results = everything(*rounded, labels)
+        results = everything(x, w, labels)
     for name, (values, dx, dw) in results.items():
         for leaf in (values, dx, dw):
             assert np.all(np.isfinite(leaf)), name
-        # Nothing pulls a sample on its class, or one that has no direction.
+        # Nothing moves a sample or a class that has no direction.
         np.testing.assert_array_equal(dx[2], 0.0, err_msg=name)
         np.testing.assert_array_equal(dw[3], 0.0, err_msg=name)
 
 
+@pytest.mark.usefixtures("x64")
+def test_poles_zeros_and_duplicates_are_finite():
+    hunt_nans(*poles())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_poles_zeros_and_duplicates_are_finite_in_low_precision(dtype: Any):
+    x, w, labels = poles()
+    hunt_nans(*(jnp.asarray(part, dtype) for part in (x, w)), labels)
+
+
+@pytest.mark.slow
 def test_lengths_that_overflow_or_vanish_when_squared():
     x, w, labels = (np.asarray(part, np.float32) for part in spread_problem())
     far, near = np.float32(1e25), np.float32(1e-25)
@@ -176,6 +192,7 @@ def test_lengths_that_overflow_or_vanish_when_squared():
             assert np.max(np.abs(scaled[name][1] * far - dx)) < 1e-3 * size, name
 
 
+@pytest.mark.slow
 def test_single_precision_is_close():
     x, w, labels = (np.asarray(part, np.float32) for part in spread_problem())
     with jax.enable_x64(True):
