@@ -11,6 +11,7 @@ from benchmarks import _harness as harness
 from benchmarks import _report as report
 from benchmarks import (
     ar_training,
+    distillation,
     entanglement,
     linear_attention,
     linear_log_probs,
@@ -26,6 +27,7 @@ BENCHMARKS = {
     "linear_log_probs": linear_log_probs.cases,
     "preference_losses": preference_losses.cases,
     "entanglement": entanglement.cases,
+    "distillation": distillation.cases,
 }
 PRESETS = ("small", "full", "accelerator")
 
