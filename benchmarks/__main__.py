@@ -13,6 +13,7 @@ from benchmarks import (
     ar_training,
     distillation,
     entanglement,
+    hypersphere,
     linear_attention,
     linear_log_probs,
     mesa_layer,
@@ -28,6 +29,7 @@ BENCHMARKS = {
     "preference_losses": preference_losses.cases,
     "entanglement": entanglement.cases,
     "distillation": distillation.cases,
+    "hypersphere": hypersphere.cases,
 }
 PRESETS = ("small", "full", "accelerator")
 
