@@ -217,3 +217,32 @@ def test_far_from_the_gate_the_angle_closes_as_if_there_were_none():
     want = 2 * np.arctan(np.tan(begin / 2) * np.exp(-64 * time))
     angle = np.arctan2(end[:, 1], end[:, 0])
     np.testing.assert_allclose(angle, want, rtol=0, atol=2e-8)
+
+
+@pytest.mark.slow
+def test_the_gates_of_the_twin_are_close_to_those_of_sface():
+    theta = np.linspace(0.01, 3.13, 2000)
+    x = jnp.asarray(np.stack([np.cos(theta), np.sin(theta)], axis=-1))
+    config = hs.SFaceConfig(form="cosine")
+
+    def gate(weights: np.ndarray) -> np.ndarray:
+        labels = np.zeros(len(x), int)
+        loss = lambda x: jnp.sum(hs.hypersphere_loss(x, weights, labels, config))
+        # A weight of zero leaves one force, whose size is the gate times the sine.
+        return np.linalg.norm(jax.grad(loss)(x), axis=1) / np.sin(theta) / 64
+
+    exact = hs.sface_rescale(jnp.asarray(theta))
+    intra = np.abs(gate(np.array([[1.0, 0], [0, 0]])) - exact.intra / 64)
+    inter = np.abs(gate(np.array([[0.0, 0], [1, 0]])) - exact.inter / 64)
+    assert 2.5e-3 < np.max(intra) < 2.75e-3
+    assert 0.9e-3 < np.max(inter) < 1.05e-3
+
+
+@pytest.mark.slow
+def test_the_value_of_sface_rises_while_the_angle_closes():
+    x = jnp.asarray(np.stack([np.cos([0.9, 0.7]), np.sin([0.9, 0.7])], axis=-1))
+    weights, labels = np.array([[1.0, 0], [0, 0]]), np.array([0, 0])
+    value = hs.sface_loss(x, weights, labels)
+    np.testing.assert_allclose(value, [-39.76970, -0.01642], atol=5e-6)
+    potential = hs.sface_potential_loss(x, weights, labels)
+    assert potential[1] < potential[0]
