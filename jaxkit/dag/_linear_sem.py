@@ -120,15 +120,15 @@ def _ancestral(
 ) -> jax.Array:
     d = order.shape[0]
 
-    def draw(x: jax.Array, inputs: tuple[Key, jax.Array]) -> tuple[jax.Array, None]:
-        key, node = inputs
+    def draw(x: jax.Array, node: jax.Array) -> tuple[jax.Array, None]:
+        own = jax.random.fold_in(key, node)
         signal = jnp.matmul(x, weights[:, node], precision=HIGHEST)
         if noise == "logistic":
-            value = jax.random.bernoulli(key, jax.nn.sigmoid(signal))
+            value = jax.random.bernoulli(own, jax.nn.sigmoid(signal))
         else:
             rate = jnp.exp(jnp.minimum(signal, _LARGEST_LOG_RATE))
-            value = jax.random.poisson(key, rate)
+            value = jax.random.poisson(own, rate)
         return x.at[:, node].set(value.astype(x.dtype)), None
 
     start = jnp.zeros((num_samples, d), weights.dtype)
-    return jax.lax.scan(draw, start, (jax.random.split(key, d), order))[0]
+    return jax.lax.scan(draw, start, order)[0]

@@ -80,14 +80,14 @@ def sample_nonlinear_sem(
     noise = noise * jnp.broadcast_to(scale.astype(dtype), (d,))[None, :]
     sample = {"mlp": _mlp, "mim": _mim, "gp": _process, "gp_add": _additive}[function]
 
-    def draw(x: jax.Array, inputs: tuple[Key, jax.Array]) -> tuple[jax.Array, None]:
-        key, node = inputs
+    def draw(x: jax.Array, node: jax.Array) -> tuple[jax.Array, None]:
+        key = jax.random.fold_in(key_function, node)
         parents = edges[:, node]
         value = jnp.where(jnp.any(parents), sample(key, x, parents), 0.0)
         return x.at[:, node].set(value + noise[:, node]), None
 
     start = jnp.zeros((num_samples, d), dtype)
-    x, _ = jax.lax.scan(draw, start, (jax.random.split(key_function, d), order))
+    x, _ = jax.lax.scan(draw, start, order)
     return jnp.where(acyclic, x, jnp.nan)
 
 

@@ -250,18 +250,25 @@ def square(name: str, matrix: jax.Array) -> None:
 
 def checked_stats(stats: GramStats) -> GramStats:
     """Checks the shapes of moments and brings them to one dtype."""
-    if not isinstance(stats, GramStats):
-        raise TypeError(
-            f"`stats` must be a GramStats made by gram_stats, got {type(stats).__name__}."
-        )
+    check_type(stats)
     (gram,) = checks.floating(**{"stats.gram": stats.gram})
     square("stats.gram", gram)
     dtype = accumulation_dtype(gram)
     cast = lambda value: jnp.asarray(value).astype(dtype)
+    gram = cast(gram)
     return GramStats(
-        cast(gram),
+        # Factorizations read one triangle: their derivatives should see both.
+        0.5 * (gram + gram.T),
         None if stats.factor is None else cast(stats.factor),
         cast(stats.mean),
         cast(stats.num_samples),
         cast(stats.degrees),
     )
+
+
+def check_type(stats: GramStats) -> None:
+    """Raises unless `stats` are moments."""
+    if not isinstance(stats, GramStats):
+        raise TypeError(
+            f"`stats` must be a GramStats made by gram_stats, got {type(stats).__name__}."
+        )

@@ -209,6 +209,7 @@ def _regained(
         0,
     )
     position = jnp.arange(d + padding, dtype=jnp.int32).reshape(-1, tile)
+    nodes = jnp.arange(d, dtype=jnp.int32)
 
     def sweep(inputs: tuple[jax.Array, ...]) -> jax.Array:
         inverse_tile, above_tile, columns = inputs
@@ -219,15 +220,14 @@ def _regained(
             scale = c[m]
             covariance = scale * (c[:, None] - slope * (k / s)[None, :])
             spread = t[:, None] + slope**2 / s[None, :]
-            inside = (columns < m)[None, :] & (jnp.arange(d) > m)[:, None]
+            inside = (columns < m)[None, :] & (nodes > m)[:, None]
             share = covariance**2 / jnp.where(inside, spread, 1.0)
             total = total + jnp.where(inside, share, 0.0)
             started = jnp.where(columns <= m, k, 0.0)
             return (slope + c[:, None] * started[None, :], total), None
 
         zero = jnp.zeros((d, tile), lower.dtype)
-        m = jnp.arange(d, dtype=jnp.int32)
-        rows = (m, lower.T, kept.T, inverse_tile, above_tile)
+        rows = (nodes, lower.T, kept.T, inverse_tile, above_tile)
         return jax.lax.scan(step, (zero, zero), rows)[0][1]
 
     total = jax.lax.map(sweep, (cut(inverse), cut(above), position))

@@ -10,7 +10,6 @@ import numpy as np
 
 from jaxkit._core import checks
 from jaxkit._core.jit import jit
-from jaxkit.dag._graphs import is_dag
 from jaxkit.dag._initial_orders import as_precedence, sample_order
 from jaxkit.dag._order import (
     as_order,
@@ -28,7 +27,7 @@ from jaxkit.dag._select import (
     apply_moves,
     select_disjoint,
 )
-from jaxkit.dag._stats import GramStats, checked_stats
+from jaxkit.dag._stats import GramStats, check_type, checked_stats
 from jaxkit.dag._tables import insertion_deltas, swap_deltas
 from jaxkit.dag._validate import is_traced, validate_order, warn_of_scale
 from jaxkit.typing import ArrayLike, Key
@@ -321,7 +320,8 @@ def iterate(
     history = jnp.full(max_steps + 1, state.loss)
     first = (state, memory, jnp.asarray(0, jnp.int32), history)
     state, _, count, history = jax.lax.while_loop(going, body, first)
-    history = jnp.where(jnp.arange(max_steps + 1) <= count, history, state.loss)
+    made = jnp.arange(max_steps + 1, dtype=jnp.int32) <= count
+    history = jnp.where(made, history, state.loss)
     weights = to_nodes(weights_in_place(state.lower, state.inverse), state.order)
     weights = jnp.where(jnp.isfinite(state.loss), weights, jnp.nan)
     return TopoResult(state.order, state.loss, weights, count, state.done, history)
@@ -377,18 +377,29 @@ def check_search(
     stats: GramStats, order: ArrayLike | None, precedence: ArrayLike | None
 ) -> None:
     """Looks at what is known on the host: order, precedences and scale."""
-    d = checked_stats(stats).gram.shape[0]
+    check_type(stats)
+    d = stats.gram.shape[0]
     if order is not None and not is_traced(order):
         as_order(order, d)
         validate_order(order, d)
     if precedence is not None and not is_traced(precedence):
-        table = np.asarray(as_precedence(precedence, d))
-        if not bool(is_dag(table)):
-            raise ValueError("`precedence` must be acyclic, got a cycle.")
+        table = np.asarray(precedence) != 0
+        as_precedence(precedence, d)
+        _check_acyclic(table)
         if order is not None and not is_traced(order):
             _check_consistent(np.asarray(order), table)
     if not is_traced(stats):
-        warn_of_scale(np.asarray(jnp.diagonal(stats.gram), np.float64))
+        warn_of_scale(np.diagonal(np.asarray(stats.gram, np.float64)))
+
+
+def _check_acyclic(table: np.ndarray) -> None:
+    # In NumPy: inside a traced program JAX would trace this as well.
+    left = np.ones(len(table), bool)
+    while left.any():
+        source = left & ~table[left].any(axis=0)
+        if not source.any():
+            raise ValueError("`precedence` must be acyclic, got a cycle.")
+        left &= ~source
 
 
 def _check_consistent(order: np.ndarray, table: np.ndarray) -> None:
@@ -455,14 +466,11 @@ def _restarts(
     batch_size: int | None,
 ) -> RestartsResult:
     d = stats.gram.shape[0]
-
-    def search(key: Key) -> TopoResult:
-        order = sample_order(key, d, precedence=config.precedence)
-        return _topo_search(stats, order, config)
-
-    keys = jax.random.split(key, num_restarts)
+    sample = lambda key: sample_order(key, d, precedence=config.precedence)
+    orders = jax.vmap(sample)(jax.random.split(key, num_restarts))
+    search = lambda order: _topo_search(stats, order, config)
     size = num_restarts if batch_size is None else batch_size
-    results = jax.lax.map(search, keys, batch_size=size)
+    results = jax.lax.map(search, orders, batch_size=size)
     best = jnp.argmin(jnp.where(jnp.isnan(results.loss), jnp.inf, results.loss))
     pick = lambda leaf: leaf[best]
     return RestartsResult(jax.tree.map(pick, results), results.order, results.loss)
