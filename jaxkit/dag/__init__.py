@@ -11,6 +11,17 @@ from jaxkit.dag._acyclicity import (
     h_poly_grad,
     in_logdet_domain,
 )
+from jaxkit.dag._basis import (
+    BasisStats,
+    basis_features,
+    basis_order_loss,
+    basis_stats,
+)
+from jaxkit.dag._basis_search import (
+    BasisResult,
+    basis_order_search,
+    basis_prune,
+)
 from jaxkit.dag._boss import BossResult, boss_search
 from jaxkit.dag._cpdag import cpdag_distance, dag_to_cpdag, meek_closure
 from jaxkit.dag._dagma import (
@@ -86,6 +97,8 @@ from jaxkit.dag._validate import validate_data, validate_gram, validate_order
 
 __all__ = [
     "Accuracy",
+    "BasisResult",
+    "BasisStats",
     "BossResult",
     "DagmaConfig",
     "DagmaResult",
@@ -104,6 +117,11 @@ __all__ = [
     "adjacent_swap_deltas",
     "ancestors",
     "apply_moves",
+    "basis_features",
+    "basis_order_loss",
+    "basis_order_search",
+    "basis_prune",
+    "basis_stats",
     "bic_score",
     "boss_search",
     "candidate_pairs",

@@ -26,13 +26,20 @@ def marks(rng: np.random.Generator) -> np.ndarray:
     return upper[np.ix_(order, order)]
 
 
-def weights(rng: np.random.Generator) -> np.ndarray:
-    return 0.4 * rng.standard_normal((D, D)) * (1.0 - np.eye(D))
+def basis(rng: np.random.Generator) -> dag.BasisStats:
+    """Moments of two features for each of three nodes, as NumPy arrays."""
+    features = rng.standard_normal((60, 6))
+    x = features[:, ::2] + np.roll(features[:, 1::2], 1, axis=1)
+    return dag.BasisStats(
+        features.T @ features / 60 + 1e-3 * np.eye(6),
+        features.T @ x / 60,
+        (x * x).mean(0),
+        np.full(3, 2.0),
+        np.asarray(60.0),
+    )
 
 
-NO_STATS = Bad(error=TypeError, match="`stats` must be a GramStats")
 EYE = jnp.eye(D)
-KEY_FIRST = (np.zeros(2), None)
 
 ROWS: dict[str, Contract] = {
     "grow_shrink": Contract(
@@ -126,15 +133,6 @@ ROWS: dict[str, Contract] = {
             Bad(error=ValueError, match="`weights`", kwargs={"weights": jnp.eye(3)}),
         ),
     ),
-    "DagmaConfig": Contract(
-        function=lambda barriers, scales: (
-            dag.DagmaConfig(barriers=barriers, scales=scales).scales
-        ),
-        samples=lambda rng: ((1.0, 0.1), (1.0, 0.9)),
-        vmapped=(),
-        low=None,
-        bad=(Bad(error=ValueError, match="same length", args=((1.0,), (1.0, 0.9))),),
-    ),
     "golem": Contract(
         function=dag.golem,
         samples=lambda rng: (stats(rng), dag.GolemConfig(num_steps=20)),
@@ -145,16 +143,64 @@ ROWS: dict[str, Contract] = {
             Bad(error=ValueError, match="`weights`", kwargs={"weights": jnp.eye(3)}),
         ),
     ),
-    "GolemConfig": Contract(
-        function=lambda variance: dag.GolemConfig(variance=variance).acyclicity,
-        samples=lambda rng: ("ev",),
-        vmapped=(),
+    "basis_features": Contract(
+        function=dag.basis_features,
+        samples=lambda rng: (rng.standard_normal((20, 3)),),
+        kwargs={"num_features": 3},
         low=None,
-        bad=(Bad(error=ValueError, match="`variance`", args=("v",)),),
+        bad=(
+            Bad(error=ValueError, match="`x` must have shape", args=(jnp.ones(3),)),
+            Bad(error=ValueError, match="num_features", kwargs={"num_features": 0}),
+        ),
+    ),
+    "basis_stats": Contract(
+        function=dag.basis_stats,
+        samples=lambda rng: (rng.standard_normal((20, 3)),),
+        kwargs={"num_features": 3},
+        hyper={"ridge": (1e-3, 1e-2)},
+        low=None,
+        bad=(
+            Bad(error=ValueError, match="`x` must have shape", args=(jnp.ones(3),)),
+            Bad(error=ValueError, match="num_features", kwargs={"num_features": 0}),
+        ),
+    ),
+    "basis_order_loss": Contract(
+        function=dag.basis_order_loss,
+        samples=lambda rng: (basis(rng), rng.permutation(3).astype(np.int32)),
+        low=1e-1,
+        loss=True,
+        bad=(
+            Bad(error=TypeError, match="BasisStats", args=(EYE, np.arange(4))),
+            Bad(error=ValueError, match="`variance`", kwargs={"variance": "v"}),
+        ),
+    ),
+    "basis_order_search": Contract(
+        function=dag.basis_order_search,
+        samples=lambda rng: (basis(rng),),
+        kwargs={"num_restarts": 2},
+        random=True,
+        vmapped=(1,),
+        low=None,
+        bad=(
+            Bad(error=ValueError, match="`variance`", kwargs={"variance": "v"}),
+            Bad(error=ValueError, match="num_restarts", kwargs={"num_restarts": 0}),
+            Bad(error=ValueError, match="max_sweeps", kwargs={"max_sweeps": 0}),
+        ),
+    ),
+    "basis_prune": Contract(
+        function=dag.basis_prune,
+        samples=lambda rng: (basis(rng), rng.permutation(3).astype(np.int32)),
+        hyper={"significance": (1e-3, 1e-1)},
+        low=None,
+        bad=(Bad(error=TypeError, match="BasisStats", args=(EYE, np.arange(4))),),
     ),
 }
 ELSEWHERE: dict[str, str] = {
+    "BasisResult": "a record of arrays; what makes one is checked",
+    "BasisStats": "a record of arrays; what makes one is checked",
+    "DagmaConfig": "settings: tests/dag/test_descent.py",
     "DagmaResult": "a record of arrays; what makes one is checked",
+    "GolemConfig": "settings: tests/dag/test_descent.py",
     "GolemResult": "a record of arrays; what makes one is checked",
     "BossResult": "a record of arrays; what makes one is checked",
     "ParentSet": "a record of arrays; what makes one is checked",
