@@ -17,6 +17,7 @@ import _claims as claims_
 import _common as common
 import _tour_distillation
 import _tour_entanglement
+import _tour_hypersphere
 import _tour_mesa
 import _tour_preference
 import jax
@@ -28,6 +29,7 @@ SYSTEMS: dict[str, Callable[["Config"], tuple[list[Claim], list[Picture]]]] = {
     "mesa": _tour_mesa.run,
     "preference": _tour_preference.run,
     "entanglement": _tour_entanglement.run,
+    "hypersphere": _tour_hypersphere.run,
     "distillation": _tour_distillation.run,
 }
 """What each system contributes; later ones add a line."""

@@ -103,18 +103,10 @@ class HypersphereHead(nnx.Module):
         init = kernel_init or nnx.initializers.normal(2.0 * math.sqrt(2 / num_classes))
         shape = (num_classes, *([sub_centers] if sub_centers > 1 else []), features)
         self.weight = nnx.Param(init(rngs.params(), shape, param_dtype))
-        self.state = None
         start = _initial_state(self.config, num_classes)
-        if start is not None:
-            self.state = LossState(start)
-        self.bias = None
-        if isinstance(self.config, hypersphere.SphereFace2Config):
-            numbers = ("scale", "margin", "positive_weight", "exponent")
-            options = {name: getattr(self.config, name) for name in numbers}
-            bias = hypersphere.sphereface2_initial_bias(num_classes, **options)
-            if self.config.bias is not None:
-                bias = jnp.asarray(self.config.bias)
-            self.bias = nnx.Param(bias.astype(param_dtype))
+        self.state = None if start is None else LossState(start)
+        bias = _initial_bias(self.config, num_classes)
+        self.bias = None if bias is None else nnx.Param(bias.astype(param_dtype))
 
     def __call__(
         self,
@@ -200,8 +192,8 @@ class HypersphereHead(nnx.Module):
             embeddings, weight, compute_dtype=self.compute_dtype
         )
         scale = getattr(self.config, "scale", None)
-        if self.state is not None and hasattr(self.state[...], "scale"):
-            scale = self.state[...].scale
+        if self.state is not None and hasattr(self.state.get_value(), "scale"):
+            scale = self.state.get_value().scale
         return cos if scale is None else cos * jnp.asarray(scale, cos.dtype)
 
     def advance(
@@ -214,7 +206,7 @@ class HypersphereHead(nnx.Module):
         """Advances the state of an adaptive loss by a batch; nothing for the others."""
         if self.state is None:
             return
-        state, batch = self.state[...], (embeddings, self.weight[...], labels)
+        state, batch = self.state.get_value(), (embeddings, self.weight[...], labels)
         match self.config:
             case hypersphere.AdaCosConfig():
                 state = hypersphere.adacos_update(state, *batch, where=where)
@@ -233,19 +225,29 @@ class HypersphereHead(nnx.Module):
         if self.bias is not None:
             return dataclasses.replace(self.config, bias=self.bias[...])
         if self.state is not None and _is_annealed(self.config):
-            annealing = hypersphere.sphereface_annealing(self.state[...])
+            annealing = hypersphere.sphereface_annealing(self.state.get_value())
             return dataclasses.replace(self.config, annealing=annealing)
         return self.config
 
     def _options(self, key: Key | None, where: jax.Array | None) -> dict[str, Any]:
         adaptive = self.state is not None and not _is_annealed(self.config)
-        state = self.state[...] if adaptive and self.state is not None else None
+        state = self.state.get_value() if adaptive and self.state is not None else None
         return {"state": state, "key": key, "where": where}
 
 
 def _is_annealed(config: Any) -> bool:
     # The revised form has a fixed scale and no annealing.
     return isinstance(config, hypersphere.SphereFaceConfig) and config.scale is None
+
+
+def _initial_bias(config: Any, num_classes: int) -> jax.Array | None:
+    if not isinstance(config, hypersphere.SphereFace2Config):
+        return None
+    if config.bias is not None:
+        return jnp.asarray(config.bias)
+    numbers = ("scale", "margin", "positive_weight", "exponent")
+    options = {name: getattr(config, name) for name in numbers}
+    return hypersphere.sphereface2_initial_bias(num_classes, **options)
 
 
 def _initial_state(config: Any, num_classes: int) -> PyTree:

@@ -7,6 +7,7 @@ import _claims as claims
 import _plots as plots
 import _tour_distillation
 import _tour_entanglement
+import _tour_hypersphere
 import _tour_mesa
 import _tour_preference
 import pytest
@@ -124,6 +125,10 @@ def test_exact_claims_pass(x64):
         _tour_entanglement.regimes(),
         _tour_entanglement.flow(),
         _tour_entanglement.output_layer(),
+        _tour_hypersphere.two_samples(),
+        _tour_hypersphere.potential_value(),
+        _tour_hypersphere.crossing_time(),
+        _tour_hypersphere.normalizer(),
     ):
         assert claim.passed, claim
 
