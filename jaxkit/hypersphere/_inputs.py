@@ -65,7 +65,9 @@ def read_labels(labels: ArrayLike, batch_size: int) -> jax.Array:
             f"`labels` must have shape ({batch_size},), one for each row of "
             f"`embeddings`, got {labels.shape}."
         )
-    return labels
+    # Wide enough for -1 and for the number of classes.
+    with jax.numpy_dtype_promotion("standard"):
+        return labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
 
 
 def read_batch(

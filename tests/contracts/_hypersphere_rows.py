@@ -1,8 +1,8 @@
 """Contract rows of hypersphere: the losses with class weights.
 
-The losses share one core, so that a few stand for all in the quick checks. Each also has
-a full row, after a colon, among the slow ones; tests/hypersphere holds all of them
-against formulas.
+The losses share one core, so that one stands for all in the quick checks. Each also has a
+full row, after a colon, among the slow ones; masks, poles and formulas of all of them are
+in tests/hypersphere/test_family.py.
 """
 
 import dataclasses
@@ -114,7 +114,7 @@ def _loss_row(
     if quick:
         return row
     _FULL[function.__name__ + ":full"] = dataclasses.replace(
-        row, bad=bad[:1] or refusals[:1]
+        row, mask=None, poisoned=(), extremes=(), bad=(bad or refusals)[:1]
     )
     return dataclasses.replace(
         row,
