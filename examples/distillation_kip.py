@@ -13,9 +13,8 @@ what moving pixels is worth to this kernel. It says nothing about networks that 
 near their kernel.
 
 Command: python examples/distillation_kip.py --output outputs/kip
-Time: under half a minute on two CPU cores, compilation included; with
-`--dataset cifar-npz --data cifar10.npz --count 20000 --batch-size 2000 --num-steps 150`
-under two minutes.
+Time: under half a minute on two CPU cores, compilation included. For CIFAR-10 add
+`--dataset cifar-npz --data FILE.npz --count 20000 --batch-size 2000`.
 """
 
 import dataclasses

@@ -56,18 +56,24 @@ class DistilledSet:
     notes: str = dataclasses.field(default="", metadata=_STATIC)
 
     def normalize(self, pixels: jax.Array) -> jax.Array:
-        """Brings real images ``[..., H, W, C]`` into the space of the synthetic ones."""
+        """Brings real images ``[..., H, W, C]`` into the space of the synthetic ones.
+
+        Pixels are real numbers: convert integers first.
+        """
         (pixels,) = checks.floating(pixels=pixels)
-        shape = (1,) * (pixels.ndim - 1) + (-1,)
-        mean, std = self.mean.reshape(shape), self.std.reshape(shape)
-        return (pixels / self.pixel_scale - mean) / std
+        mean, std, scale = self._statistics(pixels)
+        return (pixels / scale - mean) / std
 
     def denormalize(self, images: jax.Array) -> jax.Array:
         """Turns images of the networks back into pixels, to look at them."""
         (images,) = checks.floating(images=images)
-        shape = (1,) * (images.ndim - 1) + (-1,)
-        mean, std = self.mean.reshape(shape), self.std.reshape(shape)
-        return (images * std + mean) * self.pixel_scale
+        mean, std, scale = self._statistics(images)
+        return (images * std + mean) * scale
+
+    def _statistics(self, like: jax.Array) -> tuple[jax.Array, ...]:
+        shape = (1,) * (like.ndim - 1) + (-1,)
+        values = (self.mean, self.std, jnp.asarray(self.pixel_scale))
+        return tuple(jnp.reshape(x, shape).astype(like.dtype) for x in values)
 
 
 def save_distilled(path: str | os.PathLike[str], distilled: DistilledSet) -> None:
