@@ -42,10 +42,9 @@ def cases(preset: str, max_length: int | None) -> list[Case]:
     kinds += [("sface", "trained"), ("arcface", "trained")]
     narrow = jnp.bfloat16 if preset == "accelerator" else None
     all_cases = []
-    for classes in SIZES[preset]:
-        (count,) = within((classes,), max_length)
+    for count in within(SIZES[preset], max_length):
         for loss, data in kinds:
-            if classes > PEERS_UP_TO and loss == "cosface":
+            if count > PEERS_UP_TO and loss == "cosface":
                 continue
             build = functools.partial(_programs, loss, data, count, narrow)
             goals = GOALS.get((loss, data), ()) if count == 85_742 else ()

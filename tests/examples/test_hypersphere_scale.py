@@ -1,0 +1,28 @@
+import dataclasses
+
+import hypersphere_scale as example
+import numpy as np
+import pytest
+
+CONFIG = example.Config(
+    classes=48, dim=8, batch=8, steps=4, chunk=8, active=3, sampled=0.5, data_devices=2
+)
+
+
+@pytest.mark.slow
+def test_all_ways_agree_on_a_mesh(tmp_path):
+    out = example.main(dataclasses.replace(CONFIG, output=tmp_path))
+    assert out["active set/difference"] < 1e-4
+    np.testing.assert_allclose(
+        out["all cosines/loss"], out["streaming/loss"], rtol=1e-4
+    )
+    for way in example.WAYS:
+        assert out[f"{way}/target cosine"] > out["before/target cosine"]
+    assert (tmp_path / "hypersphere_scale.json").exists()
+
+
+def test_a_mesh_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="must divide the 4 devices"):
+        example.main(dataclasses.replace(CONFIG, data_devices=3))
+    with pytest.raises(ValueError, match="`loss` must be one of sface, arcface"):
+        example.main(dataclasses.replace(CONFIG, loss="softmax"))
