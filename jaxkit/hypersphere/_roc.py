@@ -106,12 +106,16 @@ def read_scores(
     scores = scores.ravel()
     is_nan = jnp.any(counts & jnp.isnan(scores))
     # Scores that do not count may be anything: filled before they are compared.
-    kinds = [counts & genuine, counts & ~genuine]
-    ascending = [jnp.sort(masked_fill(scores, k, fill=jnp.inf)) for k in kinds]
-    number = [jnp.sum(k, dtype=jnp.int32).astype(scores.dtype) for k in kinds]
-    everything = -jnp.sort(-masked_fill(scores, counts, fill=-jnp.inf))
-    broken = jnp.where(is_nan, jnp.nan, 0.0).astype(scores.dtype)
-    return Scores(everything, *ascending, *number, broken)
+    ascending = lambda kind: jnp.sort(masked_fill(scores, kind, fill=jnp.inf))
+    number = lambda kind: jnp.sum(kind, dtype=jnp.int32).astype(scores.dtype)
+    return Scores(
+        all=-jnp.sort(-masked_fill(scores, counts, fill=-jnp.inf)),
+        genuine=ascending(counts & genuine),
+        impostor=ascending(counts & ~genuine),
+        num_genuine=number(counts & genuine),
+        num_impostor=number(counts & ~genuine),
+        broken=jnp.where(is_nan, jnp.nan, 0.0).astype(scores.dtype),
+    )
 
 
 def share_above(
@@ -178,14 +182,12 @@ def roc_curve(
     """
     read = read_scores(scores, is_genuine, where)
     threshold = jnp.concatenate([jnp.full((1,), jnp.inf, read.all.dtype), read.all])
-    rates = [
-        share_above(values, number, threshold, ties=True) + read.broken
-        for values, number in (
-            (read.impostor, read.num_impostor),
-            (read.genuine, read.num_genuine),
-        )
-    ]
-    return RocCurve(*rates, threshold)
+    accept = lambda values, number: share_above(values, number, threshold, ties=True)
+    return RocCurve(
+        accept(read.impostor, read.num_impostor) + read.broken,
+        accept(read.genuine, read.num_genuine) + read.broken,
+        threshold,
+    )
 
 
 @jit()

@@ -97,7 +97,7 @@ class HypersphereHead(nnx.Module):
             raise ValueError(
                 f"`class_chunk` must be None with several centers, got {class_chunk}."
             )
-        self.config = hypersphere.SFaceConfig() if config is None else config
+        self.config: Any = hypersphere.SFaceConfig() if config is None else config
         self.class_chunk, self.active_limit = class_chunk, active_limit
         self.compute_dtype = compute_dtype
         init = kernel_init or nnx.initializers.normal(2.0 * math.sqrt(2 / num_classes))
