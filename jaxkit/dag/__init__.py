@@ -22,6 +22,9 @@ from jaxkit.dag._basis_search import (
     basis_order_search,
     basis_prune,
 )
+from jaxkit.dag._bootstrap import (
+    bootstrap_edges,
+)
 from jaxkit.dag._boss import BossResult, boss_search
 from jaxkit.dag._cpdag import cpdag_distance, dag_to_cpdag, meek_closure
 from jaxkit.dag._dagma import (
@@ -49,6 +52,12 @@ from jaxkit.dag._lasso import LassoResult, lasso_given_order
 from jaxkit.dag._linear_sem import sample_linear_sem
 from jaxkit.dag._metrics import Accuracy, count_accuracy, order_divergence
 from jaxkit.dag._nonlinear_sem import sample_nonlinear_sem
+from jaxkit.dag._notears import (
+    NotearsConfig,
+    NotearsResult,
+    notears,
+    notears_objective,
+)
 from jaxkit.dag._order import (
     edge_tstats,
     ols_given_order,
@@ -107,6 +116,8 @@ __all__ = [
     "GolemResult",
     "GramStats",
     "LassoResult",
+    "NotearsConfig",
+    "NotearsResult",
     "ParentSet",
     "RestartsResult",
     "ScaleReport",
@@ -123,6 +134,7 @@ __all__ = [
     "basis_prune",
     "basis_stats",
     "bic_score",
+    "bootstrap_edges",
     "boss_search",
     "candidate_pairs",
     "check_scale",
@@ -158,6 +170,8 @@ __all__ = [
     "logistic_loss",
     "mcp_penalty",
     "meek_closure",
+    "notears",
+    "notears_objective",
     "ols_given_order",
     "ols_given_parents",
     "order_cholesky",

@@ -194,14 +194,35 @@ ROWS: dict[str, Contract] = {
         low=None,
         bad=(Bad(error=TypeError, match="BasisStats", args=(EYE, np.arange(4))),),
     ),
+    "notears_objective": Contract(
+        function=dag.notears_objective,
+        samples=lambda rng: (stats(rng), 0.3 * rng.standard_normal((D, D))),
+        hyper={"rho": (1.0, 10.0), "alpha": (0.5, 2.0)},
+        differentiable=(1,),
+        low=None,
+        bad=(Bad(error=TypeError, match="GramStats", args=(EYE, EYE)),),
+    ),
+    "notears": Contract(
+        function=dag.notears,
+        samples=lambda rng: (stats(rng),),
+        kwargs={"config": dag.NotearsConfig(max_outer=2, max_inner=5)},
+        low=None,
+        bad=(
+            Bad(error=TypeError, match="GramStats", args=(EYE,)),
+            Bad(error=ValueError, match="`weights`", kwargs={"weights": jnp.eye(3)}),
+        ),
+    ),
 }
 ELSEWHERE: dict[str, str] = {
     "BasisResult": "a record of arrays; what makes one is checked",
     "BasisStats": "a record of arrays; what makes one is checked",
+    "bootstrap_edges": "takes a function: tests/dag/test_notears.py",
     "DagmaConfig": "settings: tests/dag/test_descent.py",
     "DagmaResult": "a record of arrays; what makes one is checked",
     "GolemConfig": "settings: tests/dag/test_descent.py",
     "GolemResult": "a record of arrays; what makes one is checked",
     "BossResult": "a record of arrays; what makes one is checked",
+    "NotearsConfig": "settings: tests/dag/test_notears.py",
+    "NotearsResult": "a record of arrays; what makes one is checked",
     "ParentSet": "a record of arrays; what makes one is checked",
 }
