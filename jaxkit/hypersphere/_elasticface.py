@@ -73,7 +73,8 @@ class ElasticFaceConfig(SoftmaxHyperparameters):
             raise TypeError("`key` must be a typed key for random margins, got None.")
         checks.typed_key(key)
         cos = sample.angle.cos
-        noise = jax.random.normal(key, cos.shape, cos.dtype)
+        # The same margins in every precision.
+        noise = jax.random.normal(key, cos.shape, jnp.float32).astype(cos.dtype)
         if self.ranked:
             noise = _ranked(noise, jax.lax.stop_gradient(cos), sample.where)
         margin = self.margin + self.margin_std * noise
