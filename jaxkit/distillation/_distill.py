@@ -168,14 +168,15 @@ def distill_step(
       >>> import jax.numpy as jnp
       >>> import optax
       >>> from jaxkit import distillation
-      >>> images, targets = jax.random.normal(jax.random.key(0), (2, 4, 4, 1)), jnp.eye(2)
+      >>> images, targets = jnp.eye(2).reshape(2, 2, 1, 1), jnp.eye(2)
       >>> parts = dict(
       ...     network=lambda x, y: jnp.einsum("ahwc,bhwc->ab", x, y),
       ...     outer_optimizer=optax.sgd(0.1), inner_optimizer=optax.sgd(0.1),
       ...     config=distillation.DistillConfig.kip())
       >>> state = distillation.init_distill_state(
       ...     jax.random.key(1), images, targets, **parts)
-      >>> state, metrics = distillation.distill_step(state, images, targets, **parts)
+      >>> step = jax.jit(lambda *args: distillation.distill_step(*args, **parts))
+      >>> state, metrics = step(state, images, targets)
       >>> print(state.step, metrics.finite)
       1 True
 
@@ -251,7 +252,7 @@ def make_distill_step(
       >>> import jax.numpy as jnp
       >>> import optax
       >>> from jaxkit import distillation
-      >>> images, targets = jax.random.normal(jax.random.key(0), (2, 4, 4, 1)), jnp.eye(2)
+      >>> images, targets = jnp.eye(2).reshape(2, 2, 1, 1), jnp.eye(2)
       >>> parts = dict(
       ...     network=lambda x, y: jnp.einsum("ahwc,bhwc->ab", x, y),
       ...     outer_optimizer=optax.sgd(0.1), inner_optimizer=optax.sgd(0.1),

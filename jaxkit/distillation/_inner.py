@@ -139,7 +139,7 @@ def draw_pairs(key: Key, synthetic: Synthetic, size: int | None) -> Synthetic:
 # The functions of a network and the optimizer are static: a second call with the same
 # ones finds the compiled step.
 compiled_inner_step = jax.jit(
-    inner_step, static_argnames=("network", "optimizer", "loss")
+    functools.partial(inner_step), static_argnames=("network", "optimizer", "loss")
 )
 compiled_init = jax.jit(init_model, static_argnames=("network", "optimizer"))
 

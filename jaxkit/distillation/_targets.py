@@ -111,11 +111,12 @@ def make_target_bank(
       >>> import jax
       >>> import jax.numpy as jnp
       >>> from jaxkit import distillation
+      >>> noise = lambda key, images: images + jax.random.normal(key, images.shape)
+      >>> images, teacher = jnp.ones((5, 1, 1, 1)), lambda images: images[:, 0, 0]
       >>> bank = distillation.make_target_bank(
-      ...     jax.random.key(0), lambda images: images.mean((1, 2)),
-      ...     jnp.ones((5, 8, 8, 3)), augment=distillation.crop_and_flip, num_copies=2)
+      ...     jax.random.key(0), teacher, images, augment=noise, num_copies=2)
       >>> bank.targets.shape
-      (2, 5, 3)
+      (2, 5, 1)
     """
     checks.typed_key(key)
     checks.at_least("num_copies", num_copies, 1)
@@ -163,13 +164,14 @@ def bank_images(
       >>> import jax
       >>> import jax.numpy as jnp
       >>> from jaxkit import distillation
-      >>> images, augment = jnp.ones((5, 8, 8, 3)), distillation.crop_and_flip
-      >>> mean = lambda images: images.mean((1, 2))
+      >>> noise = lambda key, images: images + jax.random.normal(key, images.shape)
+      >>> images, teacher = jnp.ones((5, 1, 1, 1)), lambda images: images[:, 0, 0]
       >>> bank = distillation.make_target_bank(
-      ...     jax.random.key(0), mean, images, augment=augment, num_copies=2)
-      >>> x, y = distillation.bank_images(
-      ...     bank, images, jnp.array([4, 1]), jnp.array([0, 1]), augment=augment)
-      >>> print(bool(jnp.allclose(mean(x), y)))
+      ...     jax.random.key(0), teacher, images, augment=noise, num_copies=2)
+      >>> draw = jax.jit(lambda rows, copies: distillation.bank_images(
+      ...     bank, images, rows, copies, augment=noise))
+      >>> x, y = draw(jnp.array([4, 1]), jnp.array([0, 1]))
+      >>> print(bool((teacher(x) == y).all()))
       True
     """
     (images,) = checks.floating(images=images)

@@ -137,8 +137,9 @@ def teacher_step(
       ...         params * x.reshape(x.shape[0], -1), stats))
       >>> parts = dict(encoder=scale, head=scale, optimizer=optax.sgd(0.1))
       >>> state = distillation.init_teacher(jax.random.key(0), **parts)
-      >>> images = jax.random.normal(jax.random.key(1), (8, 4, 4, 1))
-      >>> state, loss = distillation.teacher_step(state, images, **parts)
+      >>> images = jnp.arange(128.0).reshape(8, 4, 4, 1)
+      >>> step = jax.jit(lambda *args: distillation.teacher_step(*args, **parts))
+      >>> state, loss = step(state, images)
       >>> print(state.step, bool(loss > 0))
       1 True
 
@@ -221,9 +222,10 @@ def train_teacher(
       ...         params * x.reshape(x.shape[0], -1), stats))
       >>> parts = dict(encoder=scale, head=scale, optimizer=optax.sgd(0.1))
       >>> state = distillation.init_teacher(jax.random.key(0), **parts)
-      >>> images = jax.random.normal(jax.random.key(1), (8, 4, 4, 1))
+      >>> images = jnp.arange(128.0).reshape(8, 4, 4, 1)
       >>> state, losses = distillation.train_teacher(
-      ...     state, images, num_steps=3, batch_size=4, **parts)
+      ...     state, images, num_steps=3, batch_size=4,
+      ...     augment=lambda key, images: images, **parts)
       >>> print(state.step, losses.shape)
       3 (3,)
 
@@ -262,7 +264,7 @@ def train_teacher(
 
 
 _compiled_step = jax.jit(
-    teacher_step,
+    functools.partial(teacher_step),
     static_argnames=("encoder", "head", "optimizer", "augment", "loss_fn"),
 )
 

@@ -47,8 +47,8 @@ def network_functions(
       >>> import jaxkit
       >>> network = jaxkit.nn.network_functions(
       ...     lambda rngs: jaxkit.nn.ConvNet(1, 8, 5, widths=(4, 8), rngs=rngs))
-      >>> params, batch_stats = network.init(jax.random.key(0))
-      >>> network.embed(params, batch_stats, jnp.ones((3, 8, 8, 1))).shape
+      >>> params, batch_stats = jax.jit(network.init)(jax.random.key(0))
+      >>> jax.jit(network.embed)(params, batch_stats, jnp.ones((3, 8, 8, 1))).shape
       (3, 32)
     """
     graphdef, _, _, rest = nnx.split(
@@ -107,10 +107,11 @@ class ConvNet(nnx.Module):
       >>> import jax.numpy as jnp
       >>> from flax import nnx
       >>> import jaxkit
-      >>> net = jaxkit.nn.ConvNet(3, 32, 10, widths=(4, 8, 8), rngs=nnx.Rngs(0))
-      >>> images = jnp.ones((2, 32, 32, 3))
-      >>> net(images).shape, net.embed(images).shape
-      ((2, 10), (2, 128))
+      >>> def features():
+      ...     net = jaxkit.nn.ConvNet(3, 32, 10, rngs=nnx.Rngs(0))
+      ...     return net.embed(jnp.ones((2, 32, 32, 3)))
+      >>> nnx.eval_shape(features).shape
+      (2, 8192)
 
     References:
       Lee et al., *Self-Supervised Dataset Distillation for Transfer Learning*, ICLR
@@ -218,9 +219,11 @@ class ResNet18(nnx.Module):
       >>> import jax.numpy as jnp
       >>> from flax import nnx
       >>> import jaxkit
-      >>> net = jaxkit.nn.ResNet18(3, width=4, rngs=nnx.Rngs(0))
-      >>> net(jnp.ones((2, 8, 8, 3))).shape
-      (2, 32)
+      >>> def features():
+      ...     net = jaxkit.nn.ResNet18(rngs=nnx.Rngs(0))
+      ...     return net(jnp.ones((2, 32, 32, 3)))
+      >>> nnx.eval_shape(features).shape
+      (2, 512)
 
     References:
       He et al., *Deep Residual Learning for Image Recognition*, CVPR 2016; Lee et al.,
@@ -360,9 +363,11 @@ class BarlowTwinsHead(nnx.Module):
       >>> import jax.numpy as jnp
       >>> from flax import nnx
       >>> import jaxkit
-      >>> head = jaxkit.nn.BarlowTwinsHead(8, widths=(16, 16), rngs=nnx.Rngs(0))
-      >>> head(jnp.ones((4, 8)), train=True).shape
-      (4, 16)
+      >>> def embeddings():
+      ...     head = jaxkit.nn.BarlowTwinsHead(512, rngs=nnx.Rngs(0))
+      ...     return head(jnp.ones((4, 512)), train=True)
+      >>> nnx.eval_shape(embeddings).shape
+      (4, 8192)
 
     References:
       Zbontar et al., *Barlow Twins: Self-Supervised Learning via Redundancy
