@@ -275,9 +275,12 @@ def best_moves(
         options = [
             (kind, jnp.where(allowed[kind], delta, jnp.inf)) for kind, delta in options
         ]
-    stacked = jnp.stack([delta for _, delta in options])
-    kinds = jnp.asarray([kind for kind, _ in options], jnp.int32)
-    return jnp.min(stacked, axis=0), kinds[jnp.argmin(stacked, axis=0)]
+    (kind, best), *others = options
+    kinds = jnp.full_like(best, kind, dtype=jnp.int32)
+    for kind, delta in others:
+        kinds = jnp.where(delta < best, kind, kinds)
+        best = jnp.minimum(best, delta)
+    return best, kinds
 
 
 def _allowed(order: jax.Array, precedence: jax.Array) -> dict[int, jax.Array]:
