@@ -275,7 +275,9 @@ ROWS: dict[str, Contract] = {
         # A dead network: all examples alike.
         extremes=((_ones(4, 3), _ones(4, 3)),),
     ),
-    "conv_nngp_ntk": _conv_row("conv", "relu", "flatten", "dense", bad=_CONV_BAD),
+    # Compiling a ReLU of all pixels is slow.
+    "conv_nngp_ntk": _conv_row("conv", "flatten", "dense", bad=_CONV_BAD),
+    "conv_nngp_ntk:relu": _conv_row("conv", "relu", "flatten", "dense", bad=_CONV_BAD),
     "conv_nngp_ntk:pool": _conv_row(
         "conv",
         "relu",

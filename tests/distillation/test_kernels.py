@@ -70,7 +70,15 @@ def test_deep_dense_network_equals_loops(x64: None):
     np.testing.assert_allclose(np.stack(got, -1), want, rtol=1e-12)
 
 
-@pytest.mark.parametrize("layers", [POOLED, READ_OUT, FLAT])
+@pytest.mark.parametrize(
+    "layers",
+    [
+        ("conv", "relu", "avg_pool", "global_avg_pool"),
+        FLAT,
+        pytest.param(POOLED, marks=pytest.mark.slow),
+        pytest.param(READ_OUT, marks=pytest.mark.slow),
+    ],
+)
 def test_convolutional_network_equals_loops(x64: None, layers: tuple[str, ...]):
     rng = np.random.default_rng(1)
     x, y = rng.standard_normal((2, 5, 4, 2)), rng.standard_normal((3, 5, 4, 2))
@@ -97,13 +105,11 @@ def test_flattened_images_are_a_dense_network(x64: None):
 
 def test_tiles_change_neither_values_nor_gradients(x64: None):
     rng = np.random.default_rng(3)
-    x = jnp.asarray(rng.standard_normal((3, 4, 4, 1)))
-    y = jnp.asarray(rng.standard_normal((5, 4, 4, 1)))
+    x, y = (jnp.asarray(rng.standard_normal((n, 4))) for n in (3, 5))
     weights = jnp.asarray(rng.standard_normal((2, 3, 5)))
 
     def value(x, y, tile_size):
-        layers = ("conv", "relu", "flatten", "dense")
-        kernels = distillation.conv_nngp_ntk(x, y, layers=layers, tile_size=tile_size)
+        kernels = distillation.fc_nngp_ntk(x, y, tile_size=tile_size)
         return jnp.sum(jnp.stack(kernels) * weights)
 
     run = jax.jit(jax.value_and_grad(value, (0, 1)), static_argnums=2)
@@ -112,21 +118,32 @@ def test_tiles_change_neither_values_nor_gradients(x64: None):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
+def test_tiles_of_images(x64: None):
+    rng = np.random.default_rng(3)
+    x, y = (rng.standard_normal((n, 4, 4, 1)) for n in (3, 5))
+    whole = distillation.conv_nngp_ntk(x, y, layers=POOLED)
+    tiles = distillation.conv_nngp_ntk(x, y, layers=POOLED, tile_size=2)
+    np.testing.assert_allclose(tiles, whole, rtol=1e-12)
+
+
 def test_tiles_bound_the_memory():
     def temporary(tile_size):
-        x, y = jnp.zeros((32, 8, 8, 1)), jnp.zeros((32, 8, 8, 1))
-        function = jax.jit(
-            lambda x, y: distillation.conv_nngp_ntk(
-                x, y, layers=("conv", "relu", "global_avg_pool"), tile_size=tile_size
-            )
+        total = lambda x, y: jnp.sum(
+            distillation.fc_nngp_ntk(x, y, tile_size=tile_size).ntk
         )
-        return function.lower(x, y).compile().memory_analysis().temp_size_in_bytes
+        points = jnp.zeros((512, 8))
+        program = jax.jit(jax.value_and_grad(total)).lower(points, points).compile()
+        return program.memory_analysis().temp_size_in_bytes
 
-    # 1,024 pairs of 4,096 numbers; a sixteenth of the pairs at a time.
-    assert temporary(8) < 0.1 * temporary(None)
+    # The results stay, two arrays of all pairs; without tiles others join them.
+    assert temporary(64) < 2.6 * 4 * 512**2
+    assert temporary(None) > 4 * 4 * 512**2
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize(
+    "dtype", [jnp.float32, pytest.param(jnp.float64, marks=pytest.mark.slow)]
+)
 def test_slopes_on_the_diagonal(x64: None, dtype: jnp.dtype):
     rng = np.random.default_rng(4)
     points = jnp.asarray(rng.standard_normal((4, 6)), dtype)
@@ -139,6 +156,7 @@ def test_slopes_on_the_diagonal(x64: None, dtype: jnp.dtype):
         np.testing.assert_allclose(slope, factor * 2 * points / 3, rtol=rtol)
 
 
+@pytest.mark.slow
 def test_gradients_of_images_that_coincide_are_finite():
     rng = np.random.default_rng(8)
     images = jnp.asarray(rng.standard_normal((2, 3, 2, 1)), jnp.float32)
@@ -151,7 +169,7 @@ def test_gradients_of_images_that_coincide_are_finite():
 def test_slope_of_the_first_kernel_near_coincidence(x64: None):
     # K is smooth: its slope at distance 1e-5 is that at 0 up to 1e-5.
     x = jnp.array([[1.0, 2.0, 0.5]])
-    slope = jax.grad(lambda y: distillation.fc_nngp_ntk(x, y).nngp[0, 0])
+    slope = jax.jit(jax.grad(lambda y: distillation.fc_nngp_ntk(x, y).nngp[0, 0]))
     here, near = slope(x), slope(x + 1e-5)
     np.testing.assert_allclose(near, here, atol=2e-5)
     np.testing.assert_allclose(here, 2 * x / 3, rtol=1e-10)

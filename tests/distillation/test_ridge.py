@@ -1,5 +1,6 @@
 """Ridge regression against exact fractions, NumPy and its own autodiff form."""
 
+import functools
 import re
 
 import jax
@@ -33,55 +34,60 @@ def cotangents(feat_s, y_s, feat_t, ridge, p_bar):
     return feat_t @ weights, feat_bar, b, p_bar @ weights.T, -np.sum(b * alpha)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_example_in_fractions(x64: None, method: str):
-    data = FEAT_S, Y_S, FEAT_T, Y_T
+def test_example_in_fractions(x64: None):
+    with_bias = 29 / 18, [29 / 27, 29 / 27], [-7 / 9, -5 / 3]
+    cases = {
+        # Method, bias, live trace: the loss, its slopes in features and targets.
+        **{(method, True, False): with_bias for method in EXPLICIT},
+        ("qr", True, True): (29 / 18, [83 / 63, 295 / 189], [-7 / 9, -5 / 3]),
+        ("cholesky", False, False): (13 / 8, [1, 5 / 4], [-3 / 4, -3 / 2]),
+    }
 
-    def mean_loss(feat_s, y_s, bias, live):
-        loss = distillation.krr_loss(
-            *(feat_s, y_s, FEAT_T, Y_T),
-            coef=1 / 7 if bias else 1 / 5,
-            bias=bias,
-            stop_gradient_ridge=not live,
-            method=method,
-        )
-        return jnp.mean(loss)
+    @jax.jit
+    def run(feat_s, y_s):
+        def mean_loss(feat_s, y_s, method, bias, live):
+            return jnp.mean(
+                distillation.krr_loss(
+                    *(feat_s, y_s, FEAT_T, Y_T),
+                    coef=1 / 7 if bias else 1 / 5,
+                    bias=bias,
+                    stop_gradient_ridge=not live,
+                    method=method,
+                )
+            )
 
-    run = jax.jit(jax.value_and_grad(mean_loss, (0, 1)), static_argnums=(2, 3))
-    value, (feat_bar, y_bar) = run(*data[:2], True, False)
-    np.testing.assert_allclose(value, 29 / 18, rtol=1e-13)
-    np.testing.assert_allclose(feat_bar[:, 0], [29 / 27, 29 / 27], rtol=1e-12)
-    np.testing.assert_allclose(y_bar[:, 0], [-7 / 9, -5 / 3], rtol=1e-12)
-    _, (feat_bar, y_bar) = run(*data[:2], True, True)
-    np.testing.assert_allclose(feat_bar[:, 0], [83 / 63, 295 / 189], rtol=1e-12)
-    np.testing.assert_allclose(y_bar[:, 0], [-7 / 9, -5 / 3], rtol=1e-12)
-    value, (feat_bar, y_bar) = run(*data[:2], False, False)
-    np.testing.assert_allclose(value, 13 / 8, rtol=1e-13)
-    np.testing.assert_allclose(feat_bar[:, 0], [1, 5 / 4], rtol=1e-12)
-    np.testing.assert_allclose(y_bar[:, 0], [-3 / 4, -3 / 2], rtol=1e-12)
+        slopes = jax.value_and_grad(mean_loss, (0, 1))
+        return [slopes(feat_s, y_s, *case) for case in cases]
+
+    for got, want in zip(run(FEAT_S, Y_S), cases.values(), strict=True):
+        value, (feat_bar, y_bar) = got
+        np.testing.assert_allclose(value, want[0], rtol=1e-13)
+        np.testing.assert_allclose(feat_bar[:, 0], want[1], rtol=1e-12)
+        np.testing.assert_allclose(y_bar[:, 0], want[2], rtol=1e-12)
 
 
-@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("n", "p", "k"), [(3, 5, 2), (4, 4, 1), (6, 3, 2), (1, 3, 1)])
-def test_value_and_cotangents_equal_numpy(
-    x64: None, n: int, p: int, k: int, method: str
-):
+def test_value_and_cotangents_equal_numpy(x64: None, n: int, p: int, k: int):
     feat_s, y_s, feat_t = problem(n, p, k)
     p_bar = np.random.default_rng(1).standard_normal((4, k))
     args = (*map(jnp.asarray, (feat_s, y_s, feat_t)), jnp.asarray(0.3))
 
     @jax.jit
-    def both(*args):
-        value, pull = jax.vjp(
-            lambda *a: distillation.ridge_predict(*a, method=method), *args
-        )
-        return value, *pull(jnp.asarray(p_bar))
+    def all_methods(*args):
+        out = []
+        for method in METHODS if n == 3 else EXPLICIT:
+            function = lambda *a, m=method: distillation.ridge_predict(*a, method=m)
+            value, pull = jax.vjp(function, *args)
+            out.append((value, *pull(jnp.asarray(p_bar))))
+        return out
 
     want = cotangents(feat_s, y_s, feat_t, 0.3, p_bar)
-    for a, b in zip(both(*args), want, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+    for got in all_methods(*args):
+        for a, b in zip(got, want, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_derivatives_of_both_modes(x64: None):
     # Second derivatives: the contract rows.
     args = (*map(jnp.asarray, problem(2, 3, 1, batch=2)), jnp.asarray(0.5))
@@ -118,45 +124,48 @@ def relu_features(count: int, width: int) -> np.ndarray:
     return np.maximum(hidden @ rng.standard_normal((256, width)) / 16, 0)
 
 
-def relative_errors(scale: str, num_s: int, width: int) -> dict[str, list[float]]:
+SCALES = ("trace", "mean_trace")
+
+
+def relative_errors(num_s: int, width: int) -> dict[tuple[str, str], list[float]]:
     features = relu_features(num_s + 32, width)
     rng = np.random.default_rng(1)
     targets = features @ rng.standard_normal((width, 4)) / np.sqrt(width)
     y_s = targets[:num_s] + 0.1 * rng.standard_normal((num_s, 4))
     data = features[:num_s], y_s, features[num_s:], targets[num_s:]
 
-    def gradients(method, dtype):
-        loss = lambda *a: jnp.mean(
-            distillation.krr_loss(*a, scale=scale, method=method)
-        )
-        args = [jnp.asarray(a, dtype) for a in data]
-        return [
-            np.asarray(g, np.float64) for g in jax.jit(jax.grad(loss, (0, 1)))(*args)
-        ]
+    @functools.partial(jax.jit, static_argnums=0)
+    def gradients(methods, *args):
+        def mean_loss(feat_s, y_s, scale, method):
+            losses = distillation.krr_loss(
+                feat_s, y_s, *args[2:], scale=scale, method=method
+            )
+            return jnp.mean(losses)
 
-    exact = gradients("cholesky", jnp.float64)
-    norm = np.linalg.norm
+        slope = jax.grad(mean_loss, (0, 1))
+        return {(s, m): slope(*args[:2], s, m) for s in SCALES for m in methods}
+
+    cast = lambda dtype: [jnp.asarray(a, dtype) for a in data]
+    exact = gradients(("cholesky",), *cast(jnp.float64))
+    error = lambda got, want: float(np.linalg.norm(got - want) / np.linalg.norm(want))
     return {
-        method: [
-            float(norm(got - want) / norm(want))
-            for got, want in zip(gradients(method, jnp.float32), exact, strict=True)
+        (scale, method): [
+            error(np.asarray(a, np.float64), np.asarray(b))
+            for a, b in zip(got, exact[scale, "cholesky"], strict=True)
         ]
-        for method in EXPLICIT
+        for (scale, method), got in gradients(EXPLICIT, *cast(jnp.float32)).items()
     }
 
 
 def test_float32_gradients_by_qr(x64: None):
-    # More examples than features: the condition number is that of the ridge, 6e5.
-    errors = relative_errors("trace", 100, 40)
-    assert max(errors["qr"]) < 1e-4
-    assert min(errors["cholesky"]) > 3e-3
-
-
-def test_a_ridge_below_rounding_is_solved_by_qr(x64: None):
-    # The condition number, 6e7, is more than float32 can factorize.
-    errors = relative_errors("mean_trace", 100, 40)
-    assert max(errors["qr"]) < 1e-4
-    assert not np.isfinite(errors["cholesky"]).all()
+    # More examples than features: the condition number is that of the ridge.
+    errors = relative_errors(100, 40)
+    # 7e5: digits are lost.
+    assert max(errors["trace", "qr"]) < 1e-4
+    assert min(errors["trace", "cholesky"]) > 3e-3
+    # 7e7: more than float32 can factorize.
+    assert max(errors["mean_trace", "qr"]) < 1e-4
+    assert not np.isfinite(errors["mean_trace", "cholesky"]).all()
 
 
 @pytest.mark.parametrize("scale", ["trace", "mean_trace", "absolute"])
