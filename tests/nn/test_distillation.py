@@ -159,23 +159,63 @@ def test_other_norms_have_no_statistics(norm: str | None):
     )
 
 
+PARTS = {
+    "network": nn.network_functions(convnet),
+    "outer_optimizer": optax.adam(1e-2),
+    "inner_optimizer": optax.sgd(0.1, momentum=0.9),
+    "config": distillation.DistillConfig(num_models=2, inner_steps=3),
+}
+
+
+def convolutions(jaxpr: Any, inside: bool = False) -> Iterator[bool]:
+    """Yields for every convolution whether it stands in a loop or a branch."""
+    for eqn in jaxpr.eqns:
+        name = eqn.primitive.name
+        if name == "conv_general_dilated":
+            yield inside
+        for part in jax.tree.leaves(
+            list(eqn.params.values()), is_leaf=lambda x: hasattr(x, "jaxpr")
+        ):
+            part = getattr(part, "jaxpr", part)
+            if hasattr(part, "eqns"):
+                yield from convolutions(
+                    part, inside or name in ("scan", "while", "cond")
+                )
+
+
+def test_no_convolution_of_a_step_stands_in_a_loop_or_a_branch():
+    # On a CPU their gradients are many times slower there.
+    images = jnp.zeros((4, 6, 5, 1))
+
+    def run(key: jax.Array) -> Any:
+        model = distillation.Pool(
+            *PARTS["network"].init(key), age=jnp.int32(1), opt_state=()
+        )
+        model = model._replace(opt_state=PARTS["inner_optimizer"].init(model.params))
+        pool = jax.tree.map(lambda x: jnp.stack([x, x]), model)
+        pairs = distillation.Synthetic(images[:2], jnp.zeros((2, 3)))
+        memory = PARTS["outer_optimizer"].init(pairs._asdict())
+        state = distillation.DistillState(pairs, memory, pool, key, jnp.int32(0))
+        return distillation.distill_step(state, images, jnp.zeros((4, 3)), **PARTS)
+
+    found = list(convolutions(jax.make_jaxpr(run)(jax.random.key(0)).jaxpr))
+    # Two layers: real, synthetic and its gradient; the inner step with the gradients
+    # of both kernels and of the image between them.
+    assert len(found) >= 2 + 4 + 5
+    assert not any(found)
+    looped = lambda key: jax.lax.scan(lambda c, _: (c, run(c)[1].loss), key, length=2)
+    assert any(convolutions(jax.make_jaxpr(looped)(jax.random.key(0)).jaxpr))
+
+
 @pytest.mark.slow
 def test_a_pool_of_convnets_distills():
-    network = nn.network_functions(convnet)
-    config = distillation.DistillConfig(num_models=2, inner_steps=3)
-    parts = {
-        "network": network,
-        "outer_optimizer": optax.adam(1e-2),
-        "inner_optimizer": optax.sgd(0.1, momentum=0.9),
-        "config": config,
-    }
     images = jnp.asarray(images_of((12, 6, 5, 1)))
     targets = images[:, 0, :3, 0]
     state = distillation.init_distill_state(
-        jax.random.key(0), images[:4], targets[:4], **parts
+        jax.random.key(0), images[:4], targets[:4], **PARTS
     )
     state, metrics = distillation.run_distillation(
-        state, images, targets, num_steps=8, batch_size=12, **parts
+        state, images, targets, num_steps=8, batch_size=12, **PARTS
     )
     assert np.all(metrics.finite)
     assert np.all(metrics.grad_norm_images > 0)
