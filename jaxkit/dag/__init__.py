@@ -51,12 +51,28 @@ from jaxkit.dag._kkt import candidate_pairs, kkt_residual
 from jaxkit.dag._lasso import LassoResult, lasso_given_order
 from jaxkit.dag._linear_sem import sample_linear_sem
 from jaxkit.dag._metrics import Accuracy, count_accuracy, order_divergence
+from jaxkit.dag._mlp import (
+    MlpParams,
+    init_mlp,
+    mlp_adjacency,
+    mlp_loss,
+    mlp_predict,
+)
+from jaxkit.dag._mlp_search import (
+    MlpOrderResult,
+    MlpSearchConfig,
+    mlp_order_search,
+)
 from jaxkit.dag._nonlinear_sem import sample_nonlinear_sem
 from jaxkit.dag._notears import (
     NotearsConfig,
     NotearsResult,
     notears,
     notears_objective,
+)
+from jaxkit.dag._notears_mlp import (
+    NotearsMlpResult,
+    notears_mlp,
 )
 from jaxkit.dag._order import (
     edge_tstats,
@@ -116,7 +132,11 @@ __all__ = [
     "GolemResult",
     "GramStats",
     "LassoResult",
+    "MlpOrderResult",
+    "MlpParams",
+    "MlpSearchConfig",
     "NotearsConfig",
+    "NotearsMlpResult",
     "NotearsResult",
     "ParentSet",
     "RestartsResult",
@@ -160,6 +180,7 @@ __all__ = [
     "h_poly",
     "h_poly_grad",
     "in_logdet_domain",
+    "init_mlp",
     "init_topo",
     "insertion_deltas",
     "is_dag",
@@ -170,7 +191,12 @@ __all__ = [
     "logistic_loss",
     "mcp_penalty",
     "meek_closure",
+    "mlp_adjacency",
+    "mlp_loss",
+    "mlp_order_search",
+    "mlp_predict",
     "notears",
+    "notears_mlp",
     "notears_objective",
     "ols_given_order",
     "ols_given_parents",

@@ -1,5 +1,6 @@
 """Flax NNX modules: thin wrappers around the pure functions."""
 
+from jaxkit.nn.dag import LinearSEM, MaskedMLP
 from jaxkit.nn.distillation import BarlowTwinsHead, ConvNet, ResNet18, network_functions
 from jaxkit.nn.entanglement import CausalTransformer, TokenGate
 from jaxkit.nn.hypersphere import EmbeddingNet, HypersphereHead, LossState
@@ -13,8 +14,10 @@ __all__ = [
     "ConvNet",
     "EmbeddingNet",
     "HypersphereHead",
+    "LinearSEM",
     "LinearSelfAttention",
     "LossState",
+    "MaskedMLP",
     "MesaLayer",
     "PreferencePolicy",
     "ResNet18",

@@ -1,5 +1,6 @@
 """Contract rows of dag: sparse, nonlinear and baseline structure learners."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -36,6 +37,16 @@ def basis(rng: np.random.Generator) -> dag.BasisStats:
         (x * x).mean(0),
         np.full(3, 2.0),
         np.asarray(60.0),
+    )
+
+
+def networks(rng: np.random.Generator) -> dag.MlpParams:
+    """Networks of two hidden units for three nodes."""
+    return dag.MlpParams(
+        hidden=rng.standard_normal((3, 3, 2)),
+        hidden_bias=rng.standard_normal((3, 2)),
+        out=rng.standard_normal((3, 2)),
+        out_bias=rng.standard_normal(3),
     )
 
 
@@ -212,6 +223,64 @@ ROWS: dict[str, Contract] = {
             Bad(error=ValueError, match="`weights`", kwargs={"weights": jnp.eye(3)}),
         ),
     ),
+    "init_mlp": Contract(
+        function=dag.init_mlp,
+        samples=lambda rng: (3,),
+        kwargs={"num_hidden": 2},
+        random=True,
+        vmapped=(),
+        low=None,
+        bad=(
+            Bad(error=ValueError, match="num_nodes", args=(jax.random.key(0), 1)),
+            Bad(error=ValueError, match="num_hidden", kwargs={"num_hidden": 0}),
+        ),
+    ),
+    "mlp_predict": Contract(
+        function=dag.mlp_predict,
+        samples=lambda rng: (networks(rng), rng.standard_normal((4, 3))),
+        differentiable=(0, 1),
+        bad=(
+            Bad(error=TypeError, match="MlpParams", args=(EYE, EYE)),
+            Bad(error=ValueError, match="`adjacency`", kwargs={"adjacency": EYE}),
+        ),
+    ),
+    "mlp_adjacency": Contract(
+        function=dag.mlp_adjacency,
+        samples=lambda rng: (networks(rng),),
+        bad=(Bad(error=TypeError, match="MlpParams", args=(EYE,)),),
+    ),
+    "mlp_loss": Contract(
+        function=dag.mlp_loss,
+        samples=lambda rng: (networks(rng), rng.standard_normal((4, 3))),
+        hyper={"l1": (0.01, 0.1), "l2": (0.01, 0.1)},
+        differentiable=(0, 1),
+        loss=True,
+        bad=(Bad(error=TypeError, match="MlpParams", args=(EYE, EYE)),),
+    ),
+    "notears_mlp": Contract(
+        function=dag.notears_mlp,
+        samples=lambda rng: (networks(rng), rng.standard_normal((9, 3))),
+        kwargs={"config": dag.NotearsConfig(max_outer=2, max_inner=4)},
+        low=None,
+        bad=(Bad(error=TypeError, match="MlpParams", args=(EYE, EYE)),),
+    ),
+    "mlp_order_search": Contract(
+        function=dag.mlp_order_search,
+        samples=lambda rng: (
+            networks(rng),
+            rng.standard_normal((9, 3)),
+            rng.permutation(3).astype(np.int32),
+        ),
+        kwargs={"config": dag.MlpSearchConfig(max_steps=4, max_moves=2)},
+        low=None,
+        bad=(
+            Bad(
+                error=TypeError,
+                match="MlpParams",
+                args=(EYE, EYE, np.arange(4, dtype=np.int32)),
+            ),
+        ),
+    ),
 }
 ELSEWHERE: dict[str, str] = {
     "BasisResult": "a record of arrays; what makes one is checked",
@@ -222,7 +291,11 @@ ELSEWHERE: dict[str, str] = {
     "GolemConfig": "settings: tests/dag/test_descent.py",
     "GolemResult": "a record of arrays; what makes one is checked",
     "BossResult": "a record of arrays; what makes one is checked",
+    "MlpOrderResult": "a record of arrays; what makes one is checked",
+    "MlpParams": "a record of arrays; what makes one is checked",
+    "MlpSearchConfig": "settings: tests/dag/test_mlp.py",
     "NotearsConfig": "settings: tests/dag/test_notears.py",
     "NotearsResult": "a record of arrays; what makes one is checked",
+    "NotearsMlpResult": "a record of arrays; what makes one is checked",
     "ParentSet": "a record of arrays; what makes one is checked",
 }

@@ -108,7 +108,7 @@ def run(gram: np.ndarray, given: dict, **kwargs: object) -> dag.DagmaResult:
 
 def test_dagma_takes_the_steps_of_the_plain_loop(x64: None):
     seen = set()
-    for rate, seed in ((0.01, 0), (0.1, 0), (0.4, 2), (2.0, 3)):
+    for rate, seed in ((0.05, 3), (1.0, 2), (2.0, 3)):
         gram = moments(seed)
         want, log = dagma(gram, **settings(rate))
         seen |= set(log)
