@@ -72,6 +72,14 @@ def test_masked_rows_move_no_cluster_and_are_not_chosen():
             jax.random.key(0), spoiled, num_points=4, where=MASK
         ),
         distillation.kcenter_greedy(spoiled, num_points=4, where=MASK),
+        # Classes of a row each: those without a row that counts come last, too.
+        distillation.random_subset(
+            jax.random.key(0),
+            spoiled,
+            num_points=4,
+            labels=np.arange(12),
+            where=MASK,
+        ),
     )
     for rows in chosen:
         assert MASK[np.asarray(rows)].all()
