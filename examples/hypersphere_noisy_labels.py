@@ -18,12 +18,18 @@ are looked for by the angle between a training image and the class weight of its
 "told right" is the share of labels rightly sorted into right and wrong by the mixture
 fit of `clean_label_probability`. Losses were NOT tuned equally: the softer SFace (k=10,
 b=1.4) was chosen among about 20 settings on two other alphabets, the ArcFace of scale
-16 among 6; the other rows are defaults. Differences below a point are noise. The figure
-shows where right and wrong labels end: ArcFace at scale 64 leaves most images nearly
-opposite to the weight of their class, where its margin costs less.
+16 among 6; the other rows are defaults. With 40 % wrong labels, seeds 1 to 3, TAR was
+0.44 for the softer SFace, 0.42 for ArcFace at scale 16, 0.38 for NormFace, 0.37 for
+softmax, 0.31 for SFace with the k=80 of the paper, 0.21 for ArcFace at scale 64, with a
+standard deviation over seeds of 0.01 to 0.03, of 0.08 for the last. So SFace beats a
+plain softmax only when its gates are softened for this size, and an ArcFace of low
+scale is its equal within the spread.
 
-Command: python examples/hypersphere_noisy_labels.py --num-seeds 3 --rates 0 0.4
-Time: without these options under two minutes on two CPU cores, with them six times that.
+The figure shows where right and wrong labels end: ArcFace at scale 64 leaves nearly all
+images opposite to the weight of their class, where its margin costs less.
+
+Command: python examples/hypersphere_noisy_labels.py --num-seeds 3 --output outputs/noisy
+Time: with one seed about two minutes on two CPU cores, with three three times that.
 """
 
 import dataclasses

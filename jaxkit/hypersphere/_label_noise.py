@@ -73,6 +73,7 @@ def flip_labels(
     (rate,) = checks.floating(rate=rate)
     checks.broadcastable("rate", rate, ())
     draw_key, shift_key = jax.random.split(key)
+    rate = rate.astype(accumulation_dtype(rate))
     draw = jax.random.uniform(draw_key, labels.shape, rate.dtype)
     flipped = (draw < rate) & (labels >= 0)
     wide = labels.astype(int)

@@ -294,8 +294,9 @@ def vmf_log_prob(
     shape, dtype = embeddings.shape, accumulation_dtype(embeddings, mean)
     mask = checks.mask("where", where, shape[:-1])
     x = masked_fill(embeddings.astype(dtype), mask[..., None])
-    mean = jnp.broadcast_to(l2_normalize(mean.astype(dtype)), shape)
-    kappa = jnp.broadcast_to(kappa.astype(dtype), shape[:-1])
+    mean = jnp.broadcast_to(mean.astype(dtype), shape)
+    mean = l2_normalize(masked_fill(mean, mask[..., None]))
+    kappa = masked_fill(jnp.broadcast_to(kappa.astype(dtype), shape[:-1]), mask)
     x = l2_normalize(x)
     # 2 - 2 cos, also for a zero vector, whose cosine is 0.
     zeros = sum(jnp.all(v == 0, axis=-1).astype(dtype) for v in (x, mean))

@@ -140,7 +140,7 @@ DENSITIES = {
         ),
         differentiable=(0, 1, 2),
         mask=lambda: MASK,
-        poisoned=(0,),
+        poisoned=(0, 1, 2),
         low=2e-1,
         loss=True,
         extremes=(
