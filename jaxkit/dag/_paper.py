@@ -151,7 +151,8 @@ def _topo_paper(
         chosen = select_disjoint(jnp.where(pool, deltas, jnp.inf).T, method="greedy")
         swaps = jnp.full((d, d), SWAP, jnp.int32)
         new = move(stats, state, chosen.starts, swaps)
-        return new, used + (turn_large & ~new.done).astype(jnp.int32)
+        moved = jnp.any(new.order != state.order)
+        return new, used + (turn_large & moved).astype(jnp.int32)
 
     return iterate(
         start(stats, as_order(order, d)), advance, max_steps, jnp.zeros((), jnp.int32)

@@ -19,6 +19,7 @@ from jaxkit.dag._order import (
     to_nodes,
     weights_in_place,
 )
+from jaxkit.dag._relocate import relocate
 from jaxkit.dag._select import (
     EARLIER,
     LATER,
@@ -44,6 +45,9 @@ __all__ = [
 ]
 
 _STATIC = {"static": True}
+
+# After so many updates the factors are taken from the moments again.
+_OLDEST = 50
 
 
 @jax.tree_util.register_dataclass
@@ -98,6 +102,8 @@ class TopoState(NamedTuple):
       inverse: its inverse ``K``, shape ``[d, d]``.
       loss: :func:`order_loss`, a scalar.
       done: whether no move improves it any more, bool.
+      age: for how many steps the factors were updated since they last came from the
+        moments; -1 to ask for that. int32.
     """
 
     order: jax.Array
@@ -105,6 +111,7 @@ class TopoState(NamedTuple):
     inverse: jax.Array
     loss: jax.Array
     done: jax.Array
+    age: jax.Array
 
 
 class TopoResult(NamedTuple):
@@ -145,8 +152,14 @@ class RestartsResult(NamedTuple):
 def place(stats: GramStats, order: jax.Array) -> TopoState:
     """The state at an order."""
     lower = factor_order(stats, order)
-    loss = 0.5 * jnp.sum(jnp.diagonal(lower) ** 2)
-    return TopoState(order, lower, invert_lower(lower), loss, jnp.asarray(False))
+    age = jnp.asarray(0, jnp.int32)
+    return TopoState(
+        order, lower, invert_lower(lower), _loss(lower), jnp.asarray(False), age
+    )
+
+
+def _loss(lower: jax.Array) -> jax.Array:
+    return 0.5 * jnp.sum(jnp.diagonal(lower) ** 2)
 
 
 def start(stats: GramStats, order: jax.Array) -> TopoState:
@@ -251,13 +264,31 @@ def step(
 def move(
     stats: GramStats, state: TopoState, starts: jax.Array, kinds: jax.Array
 ) -> TopoState:
-    """Makes moves, and takes them back unless the recomputed loss is lower."""
-    ends = jnp.arange(starts.shape[0])
-    order = apply_moves(state.order, starts, kinds[starts, ends])
-    new = place(stats, order)
-    better = jnp.any(starts >= 0) & (new.loss < state.loss)
-    kept = jax.tree.map(lambda a, b: jnp.where(better, a, b), new, state)
-    return kept._replace(done=~better)
+    """Makes moves, and takes them back unless the recomputed loss is lower.
+
+    A search is done only when factors fresh from the moments say so: with aged ones the
+    step renews them instead.
+    """
+    starts = jnp.where(state.age < 0, -1, starts)
+    kinds = kinds[starts, jnp.arange(starts.shape[0])]
+    moves = jnp.any(starts >= 0)
+    order = apply_moves(state.order, starts, kinds)
+    lower, inverse, fresh = relocate(
+        stats,
+        order,
+        state.lower,
+        state.inverse,
+        starts,
+        kinds,
+        ~moves | (state.age >= _OLDEST),
+    )
+    age = jnp.where(fresh, 0, state.age + 1)
+    new = TopoState(order, lower, inverse, _loss(lower), jnp.asarray(False), age)
+    old = state._replace(
+        done=state.age == 0, age=jnp.where(state.age == 0, 0, -1).astype(age.dtype)
+    )
+    accept = jnp.where(moves, new.loss < state.loss, state.age != 0)
+    return jax.tree.map(lambda a, b: jnp.where(accept, a, b), new, old)
 
 
 def best_moves(
@@ -311,9 +342,9 @@ def iterate(
     """Steps until done, and keeps the losses; `memory` is the caller's own."""
 
     def body(carry: tuple) -> tuple:
-        state, memory, count, history = carry
-        state, memory = advance((state, memory))
-        count = count + (~state.done).astype(jnp.int32)
+        old, memory, count, history = carry
+        state, memory = advance((old, memory))
+        count = count + jnp.any(state.order != old.order).astype(jnp.int32)
         return state, memory, count, history.at[count].set(state.loss)
 
     # A loss of NaN ends the search: no comparison with it holds.
