@@ -166,7 +166,7 @@ def _from_key(function: Callable[..., Any], *bad: Bad, **options: Any) -> Contra
         function=function,
         samples=options.pop("samples", lambda rng: ()),
         random=True,
-        vmapped=(0,),
+        vmapped=options.pop("vmapped", (0,)),
         low=None,
         bad=bad,
         **options,
@@ -229,10 +229,19 @@ ROWS: dict[str, Contract] = {
     "edge_tstats": _given_order(dag.edge_tstats, low=1e-1),
     "partial_correlations": _given_order(dag.partial_correlations),
     "lasso_given_order": _given_order(
+        dag.lasso_given_order, vmapped=(), hyper={"l1": (0.1, 0.3)}, low=None
+    ),
+    "lasso_given_order:mapped": _given_order(
         dag.lasso_given_order, hyper={"l1": (0.1, 0.3)}, low=None
     ),
     "init_topo": _given_order(dag.init_topo),
     "topo_search": _given_order(
+        dag.topo_search,
+        vmapped=(),
+        kwargs={"config": dag.TopoConfig(max_steps=20)},
+        low=None,
+    ),
+    "topo_search:mapped": _given_order(
         dag.topo_search, kwargs={"config": dag.TopoConfig(max_steps=20)}, low=None
     ),
     "topo_search:swap": _given_order(
@@ -245,8 +254,23 @@ ROWS: dict[str, Contract] = {
         kwargs={"config": dag.TopoConfig(moves="both", select="greedy", max_steps=20)},
         low=None,
     ),
-    "topo_paper": _given_order(dag.topo_paper, kwargs={"max_steps": 20}, low=None),
+    "topo_paper": _given_order(
+        dag.topo_paper, vmapped=(), kwargs={"max_steps": 20}, low=None
+    ),
+    "topo_paper:mapped": _given_order(
+        dag.topo_paper, kwargs={"max_steps": 20}, low=None
+    ),
     "topo_step": Contract(
+        function=dag.topo_step,
+        vmapped=(),
+        samples=lambda rng: (
+            stats := jax.tree.map(jnp.asarray, _stats(rng)),
+            dag.init_topo(stats, _order(rng)),
+        ),
+        low=None,
+        bad=(_bad_stats(dag.init_topo(_eye_stats(), ORDER)),),
+    ),
+    "topo_step:mapped": Contract(
         function=dag.topo_step,
         samples=lambda rng: (
             stats := jax.tree.map(jnp.asarray, _stats(rng)),
@@ -264,9 +288,35 @@ ROWS: dict[str, Contract] = {
             kwargs={"num_restarts": 0},
         ),
         samples=lambda rng: (_stats(rng),),
+        vmapped=(),
+        kwargs={"num_restarts": 3, "config": dag.TopoConfig(max_steps=20)},
+    ),
+    "topo_search_restarts:mapped": _from_key(
+        dag.topo_search_restarts,
+        _bad_key(rest=(_eye_stats(),), num_restarts=2),
+        Bad(
+            error=ValueError,
+            match=r"`num_restarts` must be at least 1, got 0",
+            kwargs={"num_restarts": 0},
+        ),
+        samples=lambda rng: (_stats(rng),),
         kwargs={"num_restarts": 3, "config": dag.TopoConfig(max_steps=20)},
     ),
     "exact_order": Contract(
+        function=dag.exact_order,
+        vmapped=(),
+        samples=lambda rng: (_stats(rng),),
+        low=None,
+        bad=(
+            _bad_stats(),
+            Bad(
+                error=ValueError,
+                match=r"at most 18 nodes, got 19",
+                args=(dag.covariance_stats(jnp.eye(19)),),
+            ),
+        ),
+    ),
+    "exact_order:mapped": Contract(
         function=dag.exact_order,
         samples=lambda rng: (_stats(rng),),
         low=None,
@@ -371,7 +421,11 @@ ROWS: dict[str, Contract] = {
         ),
     ),
     "h_expm": _of_matrix(
-        dag.h_expm, differentiable=(0,), loss=True, extremes=((np.zeros((3, 3)),),)
+        dag.h_expm,
+        differentiable=(0,),
+        twice=False,
+        loss=True,
+        extremes=((np.zeros((3, 3)),),),
     ),
     "h_expm_grad": _of_matrix(dag.h_expm_grad),
     "h_poly": _of_matrix(
@@ -528,6 +582,17 @@ ROWS: dict[str, Contract] = {
             match=r"`edges_per_node` must be below 4, got 4",
             kwargs={"num_nodes": 4, "edges_per_node": 4},
         ),
+        vmapped=(),
+        kwargs={"num_nodes": 6, "edges_per_node": 2},
+    ),
+    "sample_sf_dag:mapped": _from_key(
+        dag.sample_sf_dag,
+        _bad_key(num_nodes=4),
+        Bad(
+            error=ValueError,
+            match=r"`edges_per_node` must be below 4, got 4",
+            kwargs={"num_nodes": 4, "edges_per_node": 4},
+        ),
         kwargs={"num_nodes": 6, "edges_per_node": 2},
     ),
     "sample_edge_weights": _from_key(
@@ -555,6 +620,19 @@ ROWS: dict[str, Contract] = {
         kwargs={"num_samples": 3, "noise": "logistic"},
     ),
     "sample_nonlinear_sem": _from_key(
+        dag.sample_nonlinear_sem,
+        _bad_key(rest=(np.eye(3),), num_samples=2),
+        Bad(
+            error=ValueError,
+            match=r"`function` must be one of.*'tree'",
+            kwargs={"function": "tree"},
+        ),
+        samples=lambda rng: (_acyclic(rng) > 0,),
+        vmapped=(),
+        kwargs={"num_samples": 3, "function": "mim"},
+        hyper={"scale": (1.0, 2.0)},
+    ),
+    "sample_nonlinear_sem:mapped": _from_key(
         dag.sample_nonlinear_sem,
         _bad_key(rest=(np.eye(3),), num_samples=2),
         Bad(

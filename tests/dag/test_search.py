@@ -1,5 +1,8 @@
 """Searches over orders: optimality, the original's steps, transformations."""
 
+import itertools
+from pathlib import Path
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -10,6 +13,7 @@ from jaxkit import dag, ops
 from tests.dag import _numpy as ref
 
 D = 8
+SACHS = Path(__file__).parents[3] / "shared" / "data"
 
 
 def linear_stats(d: int, seed: int, **options) -> tuple[dag.GramStats, np.ndarray]:
@@ -50,8 +54,6 @@ def test_steps_by_hand_are_the_search(x64: None):
 
 
 def test_the_oracle_is_the_best_of_all_orders(x64: None):
-    import itertools
-
     gram = ref.random_gram(6, 0)
     losses = {
         o: ref.brute_loss(gram, np.array(o)) for o in itertools.permutations(range(6))
@@ -75,6 +77,7 @@ def test_insertions_reach_the_oracle_from_every_start(x64: None):
     assert min(reached) > 0.99
 
 
+@pytest.mark.slow
 def test_every_transformation_gives_the_same_search(x64: None):
     stats, _ = linear_stats(D, 1)
     rng = np.random.default_rng(0)
@@ -107,6 +110,7 @@ def test_one_program_serves_all_data_orders_and_tolerances():
         assert search(stats, order, jnp.float32(tol)).converged
 
 
+@pytest.mark.slow
 def test_precedences_hold_throughout(x64: None):
     stats, weights = linear_stats(D, 2)
     true = np.asarray(dag.topological_order(jnp.asarray(weights)))
@@ -239,3 +243,44 @@ def test_restarts_in_batches_end_alike(x64: None):
     whole, parts = run(None), run(4)
     np.testing.assert_array_equal(whole.orders, parts.orders)
     assert whole.best.loss == np.min(whole.losses)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("d", [140])
+def test_carried_factors_find_what_fresh_ones_find(d: int, x64: None):
+    # From this size on a CPU carries its factors through moves, but not in a batch.
+    stats, _ = linear_stats(d, 0, n=1000)
+    order = np.random.default_rng(0).permutation(d).astype(np.int32)
+    alone = dag.topo_search(stats, order)
+    batch = jax.vmap(lambda o: dag.topo_search(stats, o))(jnp.asarray(order[None]))
+    np.testing.assert_array_equal(alone.order, batch.order[0])
+    assert alone.num_steps == batch.num_steps[0]
+    assert alone.converged
+    exact = dag.order_loss(stats, alone.order)
+    np.testing.assert_allclose(alone.loss, exact, rtol=1e-13)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SACHS.exists(), reason="the protein data are not there")
+def test_the_proteins_have_the_reference_optima(x64: None):
+    raw = np.loadtxt(SACHS / "sachs_observational_853.csv", delimiter=",", skiprows=1)
+    scaled = lambda x: (x - x.mean(axis=0)) / x.std(axis=0)
+    data = np.stack([raw, scaled(raw), np.log(raw), scaled(np.log(raw))])
+    stats = jax.vmap(lambda x: dag.gram_stats(x))(jnp.asarray(data))
+    best = jax.vmap(dag.exact_order)(stats)
+    want = [73964.552279, 4.159683, 2.819591, 4.575405]
+    np.testing.assert_allclose(best.loss, want, atol=5e-7)
+    first = jax.tree.map(lambda leaf: leaf[0], stats)
+    weights = dag.ols_given_order(first, best.order[0])
+    edges = np.abs(np.asarray(weights)) >= 0.3
+    lines = (SACHS / "sachs_edges.csv").read_text().split()[1:]
+    header = (SACHS / "sachs_observational_853.csv").open().readline().strip()
+    names = header.split(",")
+    for column, distance in ((2, 11), (3, 15)):
+        truth = np.zeros((11, 11), bool)
+        for line in lines:
+            cells = line.split(",")
+            if cells[column] == "1":
+                truth[names.index(cells[0]), names.index(cells[1])] = True
+        accuracy = dag.count_accuracy(edges, truth)
+        assert (accuracy.nnz, accuracy.shd) == (15, distance)
