@@ -395,7 +395,7 @@ def _pairs_bad() -> tuple[Bad, ...]:
 
 
 PAIR_ROWS = {
-    "labeled_pairs": Contract(
+    "labeled_pairs:full": Contract(
         function=ops.labeled_pairs,
         samples=lambda rng: (rng.standard_normal((5, 3)), _VIEWS),
         differentiable=(0,),

@@ -126,9 +126,6 @@ def test_exact_claims_pass(x64):
         _tour_entanglement.flow(),
         _tour_entanglement.output_layer(),
         _tour_hypersphere.two_samples(),
-        _tour_hypersphere.potential_value(),
-        _tour_hypersphere.crossing_time(),
-        _tour_hypersphere.normalizer(),
     ):
         assert claim.passed, claim
 

@@ -66,6 +66,7 @@ def test_training_in_the_functional_style(mode):
     assert last < first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "update", "first"),
     [
@@ -109,6 +110,7 @@ def test_states_advance_before_the_loss(config, update, first, mode):
     chex.assert_trees_all_equal(model.state.get_value(), before)
 
 
+@pytest.mark.slow
 def test_sphereface_anneals_from_its_first_step():
     config = hypersphere.SphereFaceConfig()
     model = head(config)
@@ -120,6 +122,7 @@ def test_sphereface_anneals_from_its_first_step():
     assert head(hypersphere.SphereFaceConfig.revised()).state is None
 
 
+@pytest.mark.slow
 def test_the_bias_of_sphereface2_is_trained():
     model = head(hypersphere.SphereFace2Config())
     want = hypersphere.sphereface2_initial_bias(CLASSES)
@@ -130,6 +133,7 @@ def test_the_bias_of_sphereface2_is_trained():
     assert gradient["bias"] != 0.0
 
 
+@pytest.mark.slow
 def test_logits_have_no_margin():
     model = head(hypersphere.MarginConfig.arcface(scale=8.0))
     cos = hypersphere.cosine_similarity_matrix(X, model.weight[...])
@@ -143,6 +147,7 @@ def test_logits_have_no_margin():
     np.testing.assert_allclose(adaptive.logits(X), scale * cos, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_several_centers():
     config = hypersphere.MarginConfig.arcface(scale=8.0)
     model = head(config, sub_centers=3)
