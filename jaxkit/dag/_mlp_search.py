@@ -203,7 +203,7 @@ def _step(
         )
         order = place.order.at[first].set(place.order[second])
         order = order.at[second].set(place.order[first])
-        position = jnp.argsort(order)
+        position = jnp.argsort(order).astype(jnp.int32)
         free = (position >= first) & (position <= second)
         new = _train(place.params, x, order, free, numbers)
         better = (jnp.sum(new.losses) < bound) & (index < limit)
