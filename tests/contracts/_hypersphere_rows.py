@@ -114,7 +114,12 @@ def _loss_row(
     if quick:
         return row
     _FULL[function.__name__ + ":full"] = dataclasses.replace(
-        row, mask=None, poisoned=(), extremes=(), bad=(bad or refusals)[:1]
+        row,
+        vmapped=(),
+        mask=None,
+        poisoned=(),
+        extremes=(),
+        bad=(bad or refusals)[:1],
     )
     return dataclasses.replace(
         row,
@@ -450,8 +455,6 @@ ROWS: dict[str, Contract] = {
     ),
     "sface_potential_loss": _loss_row(
         _sface(hypersphere.sface_potential_loss),
-        quick=True,
-        extremes=(),
         hyper=_SFACE_HYPER,
         bad=_SFACE_BAD,
     ),

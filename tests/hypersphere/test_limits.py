@@ -65,6 +65,7 @@ def values() -> dict[str, np.ndarray]:
     return jax.tree.map(np.asarray, jax.jit(program)(x, w, labels))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64", "quick_compile")
 @pytest.mark.parametrize(
     ("one", "other"),
@@ -83,6 +84,7 @@ def test_special_cases_agree(one: str, other: str):
     np.testing.assert_allclose(values()[one], values()[other], rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64", "quick_compile")
 def test_sharp_gates_become_a_hinge():
     x, w, labels = spread_problem()
@@ -100,6 +102,7 @@ def test_sharp_gates_become_a_hinge():
     np.testing.assert_allclose(values()["open"], 2 * (others - own), rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64", "quick_compile")
 def test_sizes_at_the_edge():
     out = values()
