@@ -130,14 +130,17 @@ def _check_layers(layers: tuple[str, ...]) -> None:
                 f'`layers` must have {layer!r} {side} "flatten" or "global_avg_pool", '
                 f"got {layers}."
             )
-        # Only a sum over many channels makes what a ReLU receives normal.
+        # Only a sum over many channels makes what a ReLU receives normal, and only the
+        # kernel of single units, not their mean over flattened pixels, passes through.
         if layer == "relu" and not normal:
             raise ValueError(
-                '`layers` must have a "conv" or "dense" before each "relu", '
-                f"got {layers}."
+                '`layers` must have a "conv" or "dense" before each "relu", after the '
+                f'last "relu" or "flatten", got {layers}.'
             )
         pixels = pixels and layer not in _READOUTS
-        normal = layer in ("conv", "dense") or (normal and layer != "relu")
+        normal = layer in ("conv", "dense") or (
+            normal and layer not in ("relu", "flatten")
+        )
     if pixels:
         raise ValueError(
             f'`layers` must contain "flatten" or "global_avg_pool", got {layers}.'

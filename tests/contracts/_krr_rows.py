@@ -204,6 +204,7 @@ _CONV_BAD = (
     _layers_bad(r"'dense' after \"flatten\"", "conv", "dense"),
     _layers_bad(r"'conv' before \"flatten\"", "flatten", "conv"),
     _layers_bad(r"before each \"relu\"", "relu", "flatten"),
+    _layers_bad(r"before each \"relu\"", "conv", "flatten", "relu"),
     _layers_bad(r"before each \"relu\"", "conv", "relu", "avg_pool", "relu", "flatten"),
     _layers_bad(r"must contain \"flatten\"", "conv", "relu"),
     _layers_bad(r"pool images of one pixel", "avg_pool", "avg_pool", "flatten"),

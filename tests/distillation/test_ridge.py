@@ -187,6 +187,15 @@ def test_conventions_of_the_family(x64: None, scale: str):
     np.testing.assert_allclose(y_t.shape[1] / 2 * loss.mean(), half_sum, rtol=1e-11)
 
 
+def test_masked_examples_have_no_loss(x64: None):
+    feat_s, y_s, feat_t = problem(3, 4, 2)
+    y_t = np.ones((4, 2))
+    mask = np.array([True, False, True, False])
+    loss = distillation.krr_loss(feat_s, y_s, feat_t, y_t, where=mask)
+    kept = distillation.krr_loss(feat_s, y_s, feat_t, y_t)
+    np.testing.assert_allclose(loss, np.where(mask, kept, 0.0), rtol=1e-12)
+
+
 def test_the_bias_is_a_column_of_ones(x64: None):
     feat_s, y_s, feat_t = problem(3, 4, 2)
     y_t = np.zeros((4, 2))
