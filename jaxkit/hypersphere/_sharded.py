@@ -210,7 +210,9 @@ def class_sharded_loss(
 
     .. math:: \ell_i = v_i + \sum_d \sum_{j \in \mathcal C_d,\, j \ne y_i} f(c_{ij})
 
-    for a separable loss; see :func:`make_sharded_loss`, which maps this function.
+    for a separable loss; see :func:`make_sharded_loss`, which maps this function. The
+    gradients are summed over the axes along which an argument is the same; that takes
+    the ``check_vma=True`` of :func:`jax.shard_map`, its default.
 
     Args:
       embeddings: those of this device, shape ``[batch, dim]``, the same along the class

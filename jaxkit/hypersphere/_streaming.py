@@ -78,7 +78,8 @@ def streaming_loss(
       class_chunk: most classes of a slice; None takes as many as stay in the cache of a
         CPU or fill an accelerator.
       active_limit: most classes of a slice that are computed as active ones; 0 computes
-        all. The value of a separable loss lacks the classes left out, too.
+        all. The value of a separable loss lacks the classes left out, too. With smoothed
+        labels every class has a slope, and all are computed.
       active_eps: the bound :math:`\epsilon`, from 0 up to 1.
       state: what an adaptive loss has learned of earlier batches; None for its start.
       key: a typed random key, for losses with random margins.

@@ -83,6 +83,17 @@ _STREAMING = Contract(
     bad=_BAD,
 )
 
+_METRICS = Contract(
+    function=hypersphere.loss_with_metrics,
+    samples=_problem,
+    kwargs={"config": ARCFACE, "class_chunk": 2},
+    mask=lambda: np.array([True, False]),
+    poisoned=(0,),
+    loss=True,
+    low=6e-2,
+    bad=_BAD[2:4],
+)
+
 ROWS: dict[str, Contract] = {
     "streaming_loss": _STREAMING,
     "streaming_loss:derivatives": dataclasses.replace(
@@ -93,16 +104,10 @@ ROWS: dict[str, Contract] = {
         extremes=(_POLES, _FAR),
         bad=_BAD[:1],
     ),
-    "loss_with_metrics": Contract(
-        function=hypersphere.loss_with_metrics,
-        samples=_problem,
-        kwargs={"config": ARCFACE, "class_chunk": 2},
-        mask=lambda: np.array([True, False]),
-        poisoned=(0,),
-        loss=True,
-        low=6e-2,
-        bad=_BAD[2:4],
+    "loss_with_metrics": dataclasses.replace(
+        _METRICS, mask=None, poisoned=(), vmapped=(), low=None
     ),
+    "loss_with_metrics:full": dataclasses.replace(_METRICS, bad=_BAD[:1]),
     "pad_classes": Contract(
         function=hypersphere.pad_classes,
         samples=lambda rng: (rng.standard_normal((3, 2)),),

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxkit import hypersphere
 from jaxkit.ops import masked_mean
@@ -41,6 +42,7 @@ def test_labels_out_of_range_stay_so_and_masked_ones_claim_no_class():
     assert np.array_equal(drawn.labels, [-1, -1, 3, 4, -1])
 
 
+@pytest.mark.slow
 def test_only_sampled_rows_have_a_gradient():
     rng = np.random.default_rng(2)
     x = jnp.asarray(rng.standard_normal((5, 3)), jnp.float32)
