@@ -139,6 +139,7 @@ def _train(
     params = params._replace(hidden=jnp.where(edges[..., None], params.hidden, 0.0))
     losses = lambda params: node_losses(params, x, edges, numbers["l1"], numbers["l2"])
     optimizer = optax.scale_by_adam(b1=0.99, b2=0.999)
+    tree: PyTree = params
 
     def live(leaf: jax.Array) -> jax.Array:
         # The axis of nodes is the last but the one of hidden units, if there is one.
@@ -164,7 +165,7 @@ def _train(
 
     start = _Training(
         params=params,
-        memory=optimizer.init(params),
+        memory=optimizer.init(tree),
         losses=losses(params),
         count=jnp.asarray(0, jnp.int32),
         running=numbers["max_steps"] > 0,
