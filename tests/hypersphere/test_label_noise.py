@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxkit import hypersphere
 
@@ -25,6 +26,7 @@ def test_flips_are_wrong_as_often_as_asked_and_even():
         np.testing.assert_allclose(np.delete(shares, true), 1 / 3, atol=0.055)
 
 
+@pytest.mark.slow
 def test_rates_zero_and_one_flip_nothing_and_everything():
     labels = jnp.zeros(50, jnp.int8)
     for rate, want in ((0.0, False), (1.0, True)):
@@ -34,6 +36,7 @@ def test_rates_zero_and_one_flip_nothing_and_everything():
         assert np.all(np.asarray(noisy.flipped) == want)
 
 
+@pytest.mark.slow
 def test_the_mixture_converges_to_the_posterior_of_its_parameters(x64):
     rng = np.random.default_rng(0)
     flipped = rng.random(20_000) < 0.3

@@ -136,6 +136,7 @@ def test_uniformity_of_three_directions(x64):
     np.testing.assert_allclose(got, -4.39634896723, rtol=1e-11)
 
 
+@pytest.mark.slow
 def test_alignment_is_a_power_of_the_distance(x64):
     x, y = jnp.array([[2.0, 0.0]]), jnp.array([[1.0, 1.0]])
     distance = np.sqrt(2 - np.sqrt(2.0))
@@ -171,6 +172,7 @@ def test_proxy_anchor_equals_the_loop(x64):
     np.testing.assert_allclose(got, want, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_traced_label_out_of_range_spoils_its_own_sample_only():
     x, w = jnp.eye(3), jnp.eye(3)
     run = jax.jit(lambda labels: hypersphere.proxy_anchor_loss(x, w, labels))

@@ -90,6 +90,7 @@ def test_products_that_round_down_are_whole_numbers():
     assert point.threshold == 70.0
 
 
+@pytest.mark.slow
 def test_nan_among_the_scores_that_count_is_not_hidden():
     scores, genuine, _ = draw(0, 20)
     scores[3] = np.nan
@@ -100,6 +101,7 @@ def test_nan_among_the_scores_that_count_is_not_hidden():
     assert np.all(np.isnan(point.rate))
 
 
+@pytest.mark.slow
 def test_metrics_without_impostors_are_undefined():
     scores = np.array([0.1, 0.2])
     _, point, area, error = measure(scores, scores > 0, scores > 0, FARS)

@@ -52,6 +52,7 @@ def test_the_slope_obeys_its_differential_equation(x64):
     np.testing.assert_allclose(slope, 1 - a**2 - 2 * a / kappa, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_float32_keeps_the_digits_of_the_slope():
     kappa = np.array([1e-3, 1.0, 100.0, 1e4])
     _, a, slope = everything(jnp.asarray(kappa, jnp.float32))
@@ -61,6 +62,7 @@ def test_float32_keeps_the_digits_of_the_slope():
     np.testing.assert_allclose(slope[0], 1 / 3, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_density_integrates_to_one_on_the_circle(x64):
     angles = jnp.linspace(0.0, 2 * jnp.pi, 400, endpoint=False)
     x = 3.0 * jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-1)
@@ -90,6 +92,7 @@ def test_the_fit_solves_the_likelihood_equations(x64):
     np.testing.assert_allclose(1 / np.tanh(kappa) - 1 / kappa, length, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_concentration_of_agreeing_directions_is_infinite():
     fit = hypersphere.vmf_fit(jnp.array([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]]))
     assert np.isinf(fit.kappa)
