@@ -58,6 +58,7 @@ def krr_loss(
         network want :func:`jax.lax.stop_gradient`.
       y_t: their targets, shape ``[batch, k]``.
       coef: the ridge relative to the trace, or itself, see :func:`ridge_from_trace`.
+        One that is not positive gives NaN, as do features that are all 0.
       scale: ``"trace"``, ``"mean_trace"`` or ``"absolute"``.
       bias: whether to append a column of ones, whose weight is regularized as well.
       stop_gradient_ridge: whether the ridge is a constant to the gradient.
