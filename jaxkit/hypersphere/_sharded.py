@@ -247,8 +247,8 @@ def class_sharded_loss(
       >>> import functools
       >>> import jax
       >>> import jax.numpy as jnp
-      >>> from jaxkit import hypersphere
-      >>> mesh = jax.make_mesh((1,), ("classes",))
+      >>> from jaxkit import hypersphere, ops
+      >>> mesh = ops.data_mesh(1, axis_name="classes")
       >>> config = hypersphere.MarginConfig.normface(scale=1.0)
       >>> local = functools.partial(
       ...     hypersphere.class_sharded_loss, config=config, num_classes=2
