@@ -67,9 +67,9 @@ def eqvar_order(stats: GramStats, *, precedence: ArrayLike | None = None) -> jax
 
 def _take(free: jax.Array, waiting: jax.Array, cost: jax.Array) -> jax.Array:
     """The cheapest free node that waits for no other."""
-    # NaN sorts last, so that singular moments still give a permutation.
+    # Finite, so that singular moments still give a permutation.
     ready = free & (waiting == 0)
-    cost = jnp.where(jnp.isnan(cost), jnp.finfo(cost.dtype).max, cost)
+    cost = jnp.where(jnp.isfinite(cost), cost, jnp.finfo(cost.dtype).max)
     return jnp.argmin(jnp.where(ready, cost, jnp.inf)).astype(jnp.int32)
 
 

@@ -423,7 +423,10 @@ def check_search(
         if order is not None and not is_traced(order):
             _check_consistent(np.asarray(order), table)
     if not is_traced(stats):
-        warn_of_scale(np.diagonal(np.asarray(stats.gram, np.float64)))
+        # Known values stay known also while a caller's program is being traced.
+        with jax.ensure_compile_time_eval():
+            variances = jnp.diagonal(stats.gram)
+        warn_of_scale(np.asarray(variances, np.float64))
 
 
 def _check_acyclic(table: np.ndarray) -> None:
