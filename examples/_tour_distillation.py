@@ -125,8 +125,6 @@ def representations(config: Any) -> tuple[list[Claim], Picture]:
         num_seeds=1,
         full=False,
         labels_per_class=0,
-        teacher_steps=200,
-        num_steps=600,
         seed=config.seed,
     )
     lab = lab_.make_lab(small)
