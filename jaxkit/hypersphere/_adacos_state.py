@@ -90,7 +90,7 @@ def adacos_update(
 
     References:
       Zhang et al., *AdaCos: Adaptively Scaling Cosine Logits for Effectively Learning
-      Deep Face Representations*, CVPR 2019, section 4.2.
+      Deep Face Representations*, CVPR 2019.
     """
     refuse_labels(labels, class_weights)
     return _adacos_update(state, embeddings, class_weights, labels, axis_name, where)

@@ -93,8 +93,7 @@ def softmax_loss(
       0.313
 
     References:
-      Liu et al., *Large-Margin Softmax Loss for Convolutional Neural Networks*, ICML 2016,
-      eq. 1.
+      Liu et al., *Large-Margin Softmax Loss for Convolutional Neural Networks*, ICML 2016.
     """
     config = SoftmaxConfig(label_smoothing=known_zero_as_none(label_smoothing))
     return hypersphere_loss(embeddings, class_weights, labels, config, where=where)

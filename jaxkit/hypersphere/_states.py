@@ -94,7 +94,7 @@ def curricularface_update(
 
     References:
       Huang et al., *CurricularFace: Adaptive Curriculum Learning Loss for Deep Face
-      Recognition*, CVPR 2020, eq. 9.
+      Recognition*, CVPR 2020.
     """
     check_number("momentum", momentum, SHARE)
     refuse_labels(labels, class_weights)
@@ -187,8 +187,7 @@ def adaface_update(
       7.5
 
     References:
-      Kim et al., *AdaFace: Quality Adaptive Margin for Face Recognition*, CVPR 2022,
-      section 3.2.
+      Kim et al., *AdaFace: Quality Adaptive Margin for Face Recognition*, CVPR 2022.
     """
     check_number("momentum", momentum, SHARE)
     return _adaface_update(state, embeddings, labels, momentum, axis_name, where)

@@ -206,6 +206,17 @@ def test_the_gradient_flow_crosses_angles_when_it_should():
     assert np.all(np.diff(height, axis=1) < 1e-9)
 
 
+def test_the_potential_falls_along_the_flow_of_sface():
+    rng = np.random.default_rng(0)
+    angle, length = rng.uniform(0, 2 * np.pi, 7), rng.uniform(0.6, 2.0, 7)
+    start = length * np.stack([np.cos(angle), np.sin(angle)])
+    weights = jnp.asarray(rng.standard_normal((7, 2, 2)))
+    end, height = follow(jnp.asarray(start.T), weights, jnp.full(7, 0.01))
+    assert np.all(np.diff(height, axis=1) <= 1e-9)
+    assert np.max(height[:, 0] - height[:, -1]) > 1.0
+    np.testing.assert_allclose(jnp.linalg.norm(end, axis=1), length, rtol=1e-9)
+
+
 @pytest.mark.slow
 def test_far_from_the_gate_the_angle_closes_as_if_there_were_none():
     # tan(theta / 2) shrinks by exp(-s t) while the gate is wide open.
