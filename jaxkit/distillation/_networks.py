@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 import jax
+import jax.numpy as jnp
 
 from jaxkit._core import checks
 from jaxkit.typing import ArrayLike, PyTree
@@ -170,7 +171,7 @@ def init_synthetic(
     for name, value in (("mean", mean), ("std", std)):
         checks.broadcastable(name, value, shape[-1:])
     mean, std = (
-        jax.numpy.broadcast_to(v, shape[-1:])[None, None, None].astype(dtype)
+        jnp.broadcast_to(v, shape[-1:])[None, None, None].astype(dtype)
         for v in (mean, std)
     )
     return Synthetic(synthetic.images * std + mean, synthetic.targets)
