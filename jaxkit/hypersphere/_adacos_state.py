@@ -138,5 +138,7 @@ def next_adacos(
     if axis_name is not None:
         # The same on every device already, but only a reduction is known to be.
         scale, count = jax.lax.pmean((scale, count.astype(scale.dtype)), axis_name)
-    kept = cast_leaves(state.scale, scale.dtype)
-    return AdaCosState(jax.lax.stop_gradient(jnp.where(count > 0, scale, kept)))
+    kept = jnp.asarray(state.scale)
+    scale = jnp.where(count > 0, scale, kept.astype(scale.dtype))
+    # The dtype of a state does not change, so that a scan can carry it.
+    return AdaCosState(jax.lax.stop_gradient(scale).astype(kept.dtype))

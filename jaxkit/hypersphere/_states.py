@@ -227,8 +227,10 @@ def _moved(
     """Moves a state towards the one of a batch, if anything in it counts."""
 
     def moved(new: jax.Array, old: ArrayLike) -> jax.Array:
-        old, share = (jnp.asarray(leaf, new.dtype) for leaf in (old, momentum))
-        mixed = share * new + (1.0 - share) * old
-        return jax.lax.stop_gradient(jnp.where(anything, mixed, old))
+        before, share = (jnp.asarray(leaf, new.dtype) for leaf in (old, momentum))
+        mixed = share * new + (1.0 - share) * before
+        kept = jax.lax.stop_gradient(jnp.where(anything, mixed, before))
+        # The dtype of a state does not change, so that a scan can carry it.
+        return kept.astype(jnp.asarray(old).dtype)
 
     return jax.tree.map(moved, batch, state)

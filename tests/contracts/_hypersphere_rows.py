@@ -251,7 +251,7 @@ ROWS: dict[str, Contract] = {
     ),
     "adacos_update": Contract(
         function=lambda *args, **kwargs: hypersphere.adacos_update(
-            hypersphere.AdaCosState(np.float32(2.0)), *args, **kwargs
+            hypersphere.AdaCosState(2.0), *args, **kwargs
         ),
         samples=_problem,
         vmapped=(),
@@ -270,7 +270,7 @@ ROWS: dict[str, Contract] = {
     ),
     "adaface_update": Contract(
         function=lambda x, y, **kwargs: hypersphere.adaface_update(
-            hypersphere.AdaFaceState(np.float32(2.0), np.float32(1.0)), x, y, **kwargs
+            hypersphere.AdaFaceState(2.0, 1.0), x, y, **kwargs
         ),
         samples=lambda rng: (rng.standard_normal((2, 3)), LABELS),
         hyper={"momentum": (0.5, 0.1)},
@@ -359,7 +359,7 @@ ROWS: dict[str, Contract] = {
     ),
     "curricularface_update": Contract(
         function=lambda *args, **kwargs: hypersphere.curricularface_update(
-            hypersphere.CurricularFaceState(np.float32(0.5)), *args, **kwargs
+            hypersphere.CurricularFaceState(0.5), *args, **kwargs
         ),
         samples=_problem,
         hyper={"momentum": (0.5, 0.1)},

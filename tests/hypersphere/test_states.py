@@ -114,3 +114,21 @@ def test_a_batch_over_devices_gives_the_state_of_the_whole():
     got, want = spread(x, w, labels), update(x, w, labels)
     for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("x64")
+def test_a_scan_can_carry_the_states():
+    x, w, labels = CIRCLE
+    states = (hs.adacos_init(3), hs.adaface_init(), hs.curricularface_init())
+
+    def step(states: Any, _: None) -> tuple[Any, None]:
+        adacos, adaface, curricular = states
+        return (
+            hs.adacos_update(adacos, x, w, labels),
+            hs.adaface_update(adaface, x, labels),
+            hs.curricularface_update(curricular, x, w, labels),
+        ), None
+
+    states, _ = jax.lax.scan(step, states, length=3)
+    assert {leaf.dtype for leaf in jax.tree.leaves(states)} == {jnp.dtype("float32")}
