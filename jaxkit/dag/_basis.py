@@ -149,6 +149,7 @@ def basis_stats(
       Order Search and Penalized Regression*, Annals of Statistics 2014.
     """
     x = _checked_data(x, num_features)
+    checks.positive(ridge=ridge)
     (ridge,) = checks.floating(ridge=ridge)
     n, d = x.shape
     one = lambda column: _column_features(column, num_features)

@@ -220,6 +220,7 @@ def basis_prune(
     stats = checked_basis(stats)
     d = stats.cross.shape[1]
     order = as_order(order, d)
+    checks.within("significance", significance, low=0.0, high=1.0)
     (significance,) = checks.floating(significance=significance)
     level = significance.astype(stats.gram.dtype)
     position = jnp.argsort(order)

@@ -40,7 +40,8 @@ def prune(
       independent of scale.
 
     Args:
-      stats: the moments, from :func:`gram_stats`.
+      stats: the moments, from :func:`gram_stats`; of finitely many samples, but for
+        ``"threshold"``.
       order: the nodes, parents first, integers, shape ``[d]``.
       rule: how to decide; static.
       threshold: :math:`\tau` of ``"threshold"``.
@@ -73,6 +74,7 @@ def prune(
     """
     stats = checked_stats(stats)
     checks.one_of("rule", rule, RULES)
+    checks.within("significance", significance, low=0.0, high=1.0)
     d = stats.gram.shape[0]
     order = as_order(order, d)
     dtype = stats.gram.dtype
