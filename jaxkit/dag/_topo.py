@@ -64,7 +64,7 @@ class TopoConfig:
         logarithms, is refused: for dense linear regressions it is ``log det G``
         whatever the order. Static.
       tol: the least gain of a move, relative to the sum of the residual variances; None
-        means 1e-9 in float64 and 1e-5 in float32.
+        means 1e-9 in float64 and 1e-8 in float32.
       max_steps: the most steps, at least 1; static.
       precedence: entry ``[i, j]`` not zero where ``i`` must come before ``j``, shape
         ``[d, d]``, without cycles; None for none.
@@ -254,7 +254,7 @@ def step(
     deltas, kinds = best_moves(state, config.moves, precedence)
     tol = config.tol
     if tol is None:
-        tol = 1e-9 if deltas.dtype == jnp.float64 else 1e-5
+        tol = 1e-9 if deltas.dtype == jnp.float64 else 1e-8
     least = jnp.asarray(tol, deltas.dtype) * 2.0 * state.loss
     deltas = jnp.where(deltas < -least, deltas, jnp.inf)
     chosen = select_disjoint(deltas, method=config.select)
