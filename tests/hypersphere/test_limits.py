@@ -164,3 +164,34 @@ def test_configurations_can_be_mapped_over():
         config
     )
     np.testing.assert_allclose(mapped, many(scales), rtol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("x64", "quick_compile")
+@pytest.mark.parametrize(
+    "config",
+    [
+        M(scale=8.0, angle_margin=0.5, cosine_margin=0.1, label_smoothing=0.1),
+        hs.SFaceConfig(
+            form="potential",
+            scale=8.0,
+            intra_sharpness=10.0,
+            inter_sharpness=8.0,
+            intra_angle=0.8,
+            inter_angle=1.4,
+        ),
+    ],
+)
+def test_hyper_parameters_have_gradients(config: Any):
+    x, w, labels = (jnp.asarray(part) for part in spread_problem())
+    config = jax.tree.map(jnp.asarray, config)
+    total = jax.jit(lambda c: jnp.sum(hs.hypersphere_loss(x, w, labels, c)))
+    gradient, treedef = jax.tree.flatten(jax.grad(total)(config))
+    leaves, h = jax.tree.leaves(config), 1e-5
+    for i, got in enumerate(gradient):
+        ends = [
+            total(treedef.unflatten([v + d * (j == i) for j, v in enumerate(leaves)]))
+            for d in (h, -h)
+        ]
+        difference = (ends[0] - ends[1]) / (2 * h)
+        np.testing.assert_allclose(got, difference, rtol=1e-5, atol=1e-6)
