@@ -155,7 +155,7 @@ def swap_deltas(lower: ArrayLike, inverse: ArrayLike) -> jax.Array:
     with :math:`v_m, u_m, k_m` the variances and the covariance of the nodes at ``m`` and
     ``q`` given those before ``m`` but for the one at ``p``. One sweep over ``m`` gives
     all pairs in ``O(d^3)``; the insertions of :func:`insertion_deltas` cost less and
-    find better orders.
+    find better orders. Not differentiable in reverse mode.
 
     Args:
       lower: ``C`` of :func:`order_cholesky`, shape ``[d, d]``.
@@ -211,24 +211,26 @@ def _regained(
     position = jnp.arange(d + padding, dtype=jnp.int32).reshape(-1, tile)
     nodes = jnp.arange(d, dtype=jnp.int32)
 
+    columns_of_lower, columns_of_kept = lower.T, kept.T
+
     def sweep(inputs: tuple[jax.Array, ...]) -> jax.Array:
         inverse_tile, above_tile, columns = inputs
 
-        def step(state: tuple, row: tuple) -> tuple[tuple, None]:
+        def step(m: jax.Array, state: tuple) -> tuple:
             slope, total = state
-            m, c, t, k, s = row
-            scale = c[m]
-            covariance = scale * (c[:, None] - slope * (k / s)[None, :])
+            c, t = columns_of_lower[m], columns_of_kept[m]
+            k, s = inverse_tile[m], above_tile[m]
+            covariance = c[m] * (c[:, None] - slope * (k / s)[None, :])
             spread = t[:, None] + slope**2 / s[None, :]
             inside = (columns < m)[None, :] & (nodes > m)[:, None]
             share = covariance**2 / jnp.where(inside, spread, 1.0)
             total = total + jnp.where(inside, share, 0.0)
             started = jnp.where(columns <= m, k, 0.0)
-            return (slope + c[:, None] * started[None, :], total), None
+            return slope + c[:, None] * started[None, :], total
 
         zero = jnp.zeros((d, tile), lower.dtype)
-        rows = (nodes, lower.T, kept.T, inverse_tile, above_tile)
-        return jax.lax.scan(step, (zero, zero), rows)[0][1]
+        # Before the first column of the tile there is nothing to sweep.
+        return jax.lax.fori_loop(columns[0], d, step, (zero, zero))[1]
 
     total = jax.lax.map(sweep, (cut(inverse), cut(above), position))
     return jnp.moveaxis(total, 0, 1).reshape(d, -1)[:, :d]
