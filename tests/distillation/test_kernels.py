@@ -70,6 +70,23 @@ def test_deep_dense_network_equals_loops(x64: None):
     np.testing.assert_allclose(np.stack(got, -1), want, rtol=1e-12)
 
 
+def test_without_bias_zero_and_opposite_inputs_share_nothing(x64: None):
+    x = jnp.array([[0.0, 0.0], [1.0, 2.0]])
+    weights = jnp.array([[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0], [7.0, 8.0]]])
+
+    @jax.jit
+    def run(x):
+        kernels = lambda x: jnp.stack(
+            distillation.fc_nngp_ntk(x, -x, bias_variance=0.0)
+        )
+        return kernels(x), jax.grad(lambda x: jnp.sum(kernels(x) * weights))(x)
+
+    # No unit is alive for both of two opposite inputs, and none for zero.
+    value, gradient = run(x)
+    np.testing.assert_allclose(value, 0.0, atol=1e-15)
+    assert bool(jnp.all(jnp.isfinite(gradient)))
+
+
 @pytest.mark.parametrize(
     "layers",
     [
