@@ -2,6 +2,7 @@
 
 import importlib.util
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,7 +36,9 @@ FARS = np.array([0.0, 0.01, 0.05, 0.1, 0.3, 0.5, 0.99, 1.0])
 def test_metrics_equal_counting(seed, x64):
     scores, genuine, where = draw(seed)
     spoiled = np.where(where, scores, np.nan)
-    curve, point, area, error = measure(spoiled, genuine, where, FARS)
+    results = measure(spoiled, genuine, where, FARS)
+    chex.assert_trees_all_equal(results, measure(scores, genuine, where, FARS))
+    curve, point, area, error = results
     g, h = scores[where & genuine], scores[where & ~genuine]
 
     wins = np.mean((g[:, None] > h) + 0.5 * (g[:, None] == h))
