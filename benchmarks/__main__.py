@@ -11,6 +11,7 @@ from benchmarks import _harness as harness
 from benchmarks import _report as report
 from benchmarks import (
     ar_training,
+    dag,
     distillation,
     entanglement,
     hypersphere,
@@ -30,6 +31,7 @@ BENCHMARKS = {
     "entanglement": entanglement.cases,
     "distillation": distillation.cases,
     "hypersphere": hypersphere.cases,
+    "dag": dag.cases,
 }
 PRESETS = ("small", "full", "accelerator")
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import _claims as claims_
 import _common as common
+import _tour_dag
 import _tour_distillation
 import _tour_entanglement
 import _tour_hypersphere
@@ -31,6 +32,7 @@ SYSTEMS: dict[str, Callable[["Config"], tuple[list[Claim], list[Picture]]]] = {
     "entanglement": _tour_entanglement.run,
     "hypersphere": _tour_hypersphere.run,
     "distillation": _tour_distillation.run,
+    "dag": _tour_dag.run,
 }
 """What each system contributes; later ones add a line."""
 
