@@ -78,7 +78,13 @@ def load(dataset: str, path: str = "", *, size: int = 32, count: int = 0) -> Dat
 
 
 def _digits() -> tuple[np.ndarray, ...]:
-    from sklearn.datasets import load_digits
+    try:
+        from sklearn.datasets import load_digits
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "The digits come with scikit-learn: pip install '.[examples]', or take "
+            "--dataset stand-in to see the example run without them."
+        ) from error
 
     bunch = load_digits()
     # The file is sorted by writer, so the parts are drawn: 1,300 to learn from.
