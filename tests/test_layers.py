@@ -35,6 +35,7 @@ STANDARD_LIBRARY = {
     "math",
     "os",
     "typing",
+    "warnings",
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
