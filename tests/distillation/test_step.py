@@ -164,7 +164,8 @@ def test_no_gradient_reaches_the_real_images():
     assert np.any(target_slope)
 
 
-@pytest.mark.parametrize("kept", ["images", pytest.param("targets", marks=SLOW)])
+@SLOW
+@pytest.mark.parametrize("kept", ["images", "targets"])
 def test_what_is_not_learned_does_not_move(kept: str):
     config = DistillConfig(**SIZES, **{f"learn_{kept}": False})
     # Weight decay would move whatever the optimizer sees.

@@ -54,6 +54,7 @@ def test_training_in_pieces_is_training_in_one():
     assert end.step == 5
 
 
+@pytest.mark.slow
 def test_the_loss_sees_two_different_views_in_training_mode():
     seen: list[Any] = []
 

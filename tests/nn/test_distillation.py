@@ -13,7 +13,9 @@ from flax import nnx
 from jaxkit import distillation, nn
 
 
-@pytest.fixture(params=[True, False], ids=["graph", "tree"])
+@pytest.fixture(
+    params=[True, pytest.param(False, marks=pytest.mark.slow)], ids=["graph", "tree"]
+)
 def mode(request: pytest.FixtureRequest) -> Iterator[bool]:
     with nnx.set_graph_mode(request.param):
         yield request.param
@@ -119,6 +121,7 @@ def test_the_residual_network_has_the_parameters_of_the_known_one():
     assert shape_of(with_head, (2, 8, 8, 3)) == (2, 7)
 
 
+@pytest.mark.slow
 def test_the_head_of_barlow_twins():
     assert count(lambda: nn.BarlowTwinsHead(512, rngs=nnx.Rngs(0))) == (
         512 * 8192 + 2 * 8192**2 + 2 * 2 * 8192
@@ -134,6 +137,7 @@ def test_the_head_of_barlow_twins():
     np.testing.assert_allclose(plain(x, train=True), expected, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_kernels_start_uniform_within_the_root_of_their_inputs():
     params, _ = nn.network_functions(convnet).init(jax.random.key(1))
     for kernel, inputs in (
