@@ -110,14 +110,11 @@ from jaxkit.dag._stats import GramStats, covariance_stats, gram_stats
 from jaxkit.dag._tables import adjacent_swap_deltas, insertion_deltas, swap_deltas
 from jaxkit.dag._topo import (
     RestartsResult,
-    TopoConfig,
     TopoResult,
-    TopoState,
-    init_topo,
     topo_search,
     topo_search_restarts,
-    topo_step,
 )
+from jaxkit.dag._topo_step import TopoConfig, TopoState, init_topo, topo_step
 from jaxkit.dag._validate import validate_data, validate_gram, validate_order
 
 __all__ = [

@@ -1,7 +1,5 @@
 """Smooth functions that are zero exactly on acyclic graphs."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 
@@ -9,6 +7,7 @@ from jaxkit._core import checks
 from jaxkit._core.dtypes import accumulation_dtype
 from jaxkit._core.jit import jit
 from jaxkit.dag._stats import square
+from jaxkit.dag._walk_series import expm1, power_less_one
 from jaxkit.typing import ArrayLike
 
 __all__ = [
@@ -25,9 +24,6 @@ __all__ = [
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
-# exp overflows float64 before the norm needs more halvings than this.
-_SQUARINGS = 12
-
 
 def _checked(matrix: ArrayLike) -> jax.Array:
     (matrix,) = checks.floating(matrix=matrix)
@@ -41,50 +37,6 @@ def _times(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def _eye(matrix: jax.Array) -> jax.Array:
     return jnp.eye(matrix.shape[0], dtype=matrix.dtype)
-
-
-def _expm1(matrix: jax.Array) -> jax.Array:
-    """The exponential less the identity, to full relative precision.
-
-    Everything is a sum of products of entries that are not negative, so nothing cancels:
-    the trace is 0 exactly without cycles, and right to rounding for tiny ones.
-    """
-    norm = jnp.max(jnp.sum(jnp.abs(jax.lax.stop_gradient(matrix)), axis=0))
-    halvings = jnp.ceil(jnp.log2(jnp.maximum(2.0 * norm, 1.0)))
-    halvings = jnp.clip(jnp.nan_to_num(halvings), 0, _SQUARINGS)
-    small = matrix * jnp.exp2(-halvings)
-    out = _taylor(small)
-
-    def double(out: jax.Array, index: jax.Array) -> tuple[jax.Array, None]:
-        grown = lambda e: 2.0 * e + _times(e, e)
-        return jax.lax.cond(index < halvings, grown, lambda e: e, out), None
-
-    steps = jnp.arange(_SQUARINGS).astype(matrix.dtype)
-    return jax.lax.scan(double, out, steps)[0]
-
-
-def _taylor(matrix: jax.Array) -> jax.Array:
-    """The first 16 terms after the identity, in blocks of four powers."""
-    second = _times(matrix, matrix)
-    powers = (matrix, second, _times(second, matrix), _times(second, second))
-    out = jnp.zeros_like(matrix)
-    for block in (12, 8, 4, 0):
-        out = _times(powers[3], out)
-        for k, power in enumerate(powers):
-            out = out + power / float(math.factorial(block + k + 1))
-    return out
-
-
-def _power_less_one(matrix: jax.Array, exponent: int) -> jax.Array:
-    r"""``(I + M)^k - I`` by squaring, without cancellation."""
-    out, base = jnp.zeros_like(matrix), matrix
-    while exponent:
-        if exponent % 2:
-            out = out + base + _times(out, base)
-        exponent //= 2
-        if exponent:
-            base = 2.0 * base + _times(base, base)
-    return out
 
 
 @jit()
@@ -116,7 +68,7 @@ def h_expm(matrix: ArrayLike) -> jax.Array:
     References:
       Zheng et al., *DAGs with NO TEARS*, NeurIPS 2018, theorem 1.
     """
-    return jnp.trace(_expm1(_checked(matrix)))
+    return jnp.trace(expm1(_checked(matrix)))
 
 
 @jit()
@@ -149,7 +101,7 @@ def h_expm_grad(matrix: ArrayLike) -> jax.Array:
       Zheng et al., *DAGs with NO TEARS*, NeurIPS 2018, theorem 1.
     """
     matrix = _checked(matrix)
-    return (_eye(matrix) + _expm1(matrix)).T
+    return (_eye(matrix) + expm1(matrix)).T
 
 
 @jit()
@@ -182,7 +134,7 @@ def h_poly(matrix: ArrayLike) -> jax.Array:
     """
     matrix = _checked(matrix)
     d = matrix.shape[0]
-    return jnp.trace(_power_less_one(matrix / d, d))
+    return jnp.trace(power_less_one(matrix / d, d))
 
 
 @jit()
@@ -214,7 +166,7 @@ def h_poly_grad(matrix: ArrayLike) -> jax.Array:
     """
     matrix = _checked(matrix)
     d = matrix.shape[0]
-    return (_eye(matrix) + _power_less_one(matrix / d, d - 1)).T
+    return (_eye(matrix) + power_less_one(matrix / d, d - 1)).T
 
 
 @jit()

@@ -11,7 +11,8 @@ from jaxkit.dag._order import as_order, weights_in_place
 from jaxkit.dag._select import SWAP, select_disjoint
 from jaxkit.dag._stats import GramStats, checked_stats
 from jaxkit.dag._tables import swap_deltas
-from jaxkit.dag._topo import TopoResult, TopoState, check_search, iterate, move, start
+from jaxkit.dag._topo import TopoResult, check_search, iterate
+from jaxkit.dag._topo_step import TopoState, make_moves, start_at
 from jaxkit.typing import ArrayLike
 
 __all__ = ["topo_paper", "topo_paper_sizes"]
@@ -150,12 +151,15 @@ def _topo_paper(
         # Rows are the later nodes; the selection reads intervals [earlier, later].
         chosen = select_disjoint(jnp.where(pool, deltas, jnp.inf).T, method="greedy")
         swaps = jnp.full((d, d), SWAP, jnp.int32)
-        new = move(stats, state, chosen.starts, swaps)
+        new = make_moves(stats, state, chosen.starts, swaps)
         moved = jnp.any(new.order != state.order)
         return new, used + (turn_large & moved).astype(jnp.int32)
 
     return iterate(
-        start(stats, as_order(order, d)), advance, max_steps, jnp.zeros((), jnp.int32)
+        start_at(stats, as_order(order, d)),
+        advance,
+        max_steps,
+        jnp.zeros((), jnp.int32),
     )
 
 
