@@ -57,6 +57,7 @@ def sweep_search(
 
     def visit(node: jax.Array, state: tuple) -> tuple:
         order, _, moved = state
+        node = jnp.asarray(node, jnp.int32)
         place = jnp.argmax(order == node).astype(jnp.int32)
         rest = order[places[:-1] + (places[:-1] >= place).astype(jnp.int32)]
         table = costs(rest, node)

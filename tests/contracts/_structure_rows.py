@@ -109,7 +109,7 @@ ROWS: dict[str, Contract] = {
     "boss_search": Contract(
         function=dag.boss_search,
         samples=lambda rng: (stats(rng),),
-        kwargs={"num_restarts": 2},
+        kwargs={"num_restarts": 2, "max_sweeps": 1},
         hyper={"penalty": (1.0, 2.0)},
         random=True,
         vmapped=(1,),
@@ -188,7 +188,7 @@ ROWS: dict[str, Contract] = {
     "basis_order_search": Contract(
         function=dag.basis_order_search,
         samples=lambda rng: (basis(rng),),
-        kwargs={"num_restarts": 2},
+        kwargs={"num_restarts": 2, "max_sweeps": 1},
         random=True,
         vmapped=(1,),
         low=None,

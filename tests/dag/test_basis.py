@@ -74,6 +74,7 @@ def test_features_are_orthonormal_and_span_what_they_should(x64: None):
     np.testing.assert_allclose(moved, features, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_a_column_of_two_values_has_one_direction(x64: None):
     x = data(2)
     x = x.at[:, 1].set((x[:, 1] > 0).astype(x.dtype)).at[:, 2].set(4.0)
@@ -84,7 +85,7 @@ def test_a_column_of_two_values_has_one_direction(x64: None):
     assert not np.any(kept[2])
 
 
-@pytest.mark.parametrize("variance", ["nv", "ev"])
+@pytest.mark.parametrize("variance", ["nv", pytest.param("ev", marks=pytest.mark.slow)])
 def test_losses_and_search_against_all_orders(variance: str, samples: tuple, x64: None):
     x, features, stats = samples
     orders = list(itertools.permutations(range(D)))
@@ -103,6 +104,7 @@ def test_losses_and_search_against_all_orders(variance: str, samples: tuple, x64
     assert np.all(np.asarray(found.losses) >= min(want) - 1e-9)
 
 
+@pytest.mark.slow
 def test_unequal_variances_do_not_know_the_scale(samples: tuple, x64: None):
     x, _, stats = samples
     scales = np.array([5.0, 0.2, 1.0, 30.0])
@@ -150,6 +152,7 @@ def test_pruning_is_backward_elimination_by_f_tests(samples: tuple, x64: None):
     assert len(sizes) > 2
 
 
+@pytest.mark.slow
 def test_more_features_than_samples_cannot_be_searched(x64: None):
     x = data(3)[:8]
     stats = dag.basis_stats(x, num_features=B)

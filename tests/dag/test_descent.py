@@ -121,6 +121,7 @@ def test_dagma_takes_the_steps_of_the_plain_loop(x64: None):
     assert seen == {"again", "shorter", "early"}
 
 
+@pytest.mark.slow
 def test_dagma_leaves_out_and_favors_edges(x64: None):
     gram = moments(4)
     exclude = np.zeros((D, D))
@@ -136,11 +137,13 @@ def test_dagma_leaves_out_and_favors_edges(x64: None):
     assert abs(found.weights[0, 2]) > abs(plain.weights[0, 2])
 
 
+@pytest.mark.slow
 def test_dagma_on_nan_ends_with_nan(x64: None):
     found = run(np.full((D, D), np.nan), settings(0.02))
     assert bool(jnp.all(jnp.isnan(found.weights)))
 
 
+@pytest.mark.slow
 def test_dagma_takes_an_optimizer_and_a_start(x64: None):
     gram = moments(5)
     stats = dag.covariance_stats(jnp.asarray(gram))
@@ -157,7 +160,7 @@ def test_dagma_takes_an_optimizer_and_a_start(x64: None):
     np.testing.assert_allclose(found.weights, w, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("variance", ["ev", "nv"])
+@pytest.mark.parametrize("variance", ["ev", pytest.param("nv", marks=pytest.mark.slow)])
 def test_golem_takes_the_steps_of_the_plain_loop(variance: str, x64: None):
     gram, eye = moments(6), np.eye(D)
     config = dag.GolemConfig(
@@ -202,6 +205,7 @@ def test_both_find_a_chain_and_give_an_order(x64: None):
         assert bool(dag.topo_search(stats, order).converged)
 
 
+@pytest.mark.slow
 def test_a_new_learning_rate_does_not_compile_again(x64: None):
     stats = dag.covariance_stats(jnp.asarray(moments(9)), num_samples=400.0)
 

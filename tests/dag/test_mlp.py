@@ -48,6 +48,7 @@ def test_predictions_and_losses_by_hand(x64: None):
     assert np.all(np.asarray(jnp.diagonal(dag.mlp_adjacency(params))) == 0)
 
 
+@pytest.mark.slow
 def test_the_constraint_holds_and_nodes_do_not_feed_themselves(x64: None):
     config = dag.NotearsConfig(h_tol=1e-6, max_inner=300)
     x = chain(1)
@@ -66,6 +67,7 @@ def test_the_constraint_holds_and_nodes_do_not_feed_themselves(x64: None):
     assert order.shape == (D,)
 
 
+@pytest.mark.slow
 def test_swaps_lower_the_loss_that_is_reported(x64: None):
     x = chain(2)
     search = jax.jit(

@@ -89,7 +89,7 @@ def sparse_stats(key: jax.Array, d: int, n: int, edges_per_node: int) -> tuple:
     return truth, x
 
 
-@pytest.mark.parametrize("penalty", [0.5, 2.0])
+@pytest.mark.parametrize("penalty", [2.0, pytest.param(0.5, marks=pytest.mark.slow)])
 def test_grow_shrink_selects_what_regressions_select(penalty: float, x64: None):
     rng = np.random.default_rng(0)
     d = 6
@@ -126,6 +126,7 @@ def test_shrinking_takes_back_a_parent_that_became_useless(x64: None):
     assert found.parents.tolist() == [True, True, False, False]
 
 
+@pytest.mark.slow
 def test_no_more_parents_than_the_limit(x64: None):
     gram = random_gram(np.random.default_rng(2), 6)
     stats = dag.covariance_stats(jnp.asarray(gram), num_samples=float(N))
@@ -159,6 +160,7 @@ def test_search_finds_the_best_of_all_graphs(x64: None):
         assert not np.any(np.asarray(found.weights)[~np.asarray(found.adjacency)])
 
 
+@pytest.mark.slow
 def test_search_keeps_to_allowed_edges_and_a_start(x64: None):
     gram = random_gram(np.random.default_rng(20), D)
     stats = dag.covariance_stats(jnp.asarray(gram), num_samples=float(N))
@@ -177,6 +179,7 @@ def test_search_keeps_to_allowed_edges_and_a_start(x64: None):
     assert bool(jnp.isnan(search(jnp.array([0, 0, 1, 2])).score))
 
 
+@pytest.mark.slow
 def test_pruning_rules(x64: None):
     truth, x = sparse_stats(jax.random.key(3), 8, 2000, 1)
     stats = dag.gram_stats(x)
