@@ -140,8 +140,9 @@ def _compare_with_guess(
 ) -> tuple[jax.Array, jax.Array]:
     """Gives the factor between the two, and whether it is one for all samples."""
     counts = guess != 0
-    ratio = jnp.where(counts, cotangent / jnp.where(counts, guess, 1.0), 0.0)
-    factor = ratio[jnp.argmax(counts)]
+    ratio = jnp.where(counts, cotangent / jnp.where(counts, guess, 1.0), -jnp.inf)
+    # A maximum, not any entry: a batch that is spread over devices is not gathered.
+    factor = jnp.where(jnp.any(counts), jnp.max(ratio), 1.0)
     return factor, jnp.all((ratio == factor) | ~counts)
 
 

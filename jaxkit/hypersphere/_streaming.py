@@ -55,7 +55,7 @@ def streaming_loss(
     computes again. Softmax losses need a second pass.
 
     Where a class gets no gradient to speak of from any sample, its two products may be
-    left out: with ``active_limit=512`` a slice that has at most 512 active classes costs
+    left out: with ``active_limit=128`` a slice that has at most 128 active classes costs
     the product of its cosines and little else. Active are the classes with
 
     .. math::
@@ -66,6 +66,9 @@ def streaming_loss(
     for some sample, for separable and for softmax losses. A slice with more of them is
     computed as a whole, so that the gradient is always right up to :math:`\epsilon`, and
     exact with ``active_eps=0``.
+
+    A batch may be spread over devices under :func:`jax.jit`; class weights that are would
+    be gathered, and belong to :func:`make_sharded_loss`.
 
     Args:
       embeddings: real array, shape ``[batch, dim]``, of any length.

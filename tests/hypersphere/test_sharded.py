@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxkit import hypersphere
+from jaxkit import hypersphere, ops
 from tests.hypersphere.test_streaming import (
     CLASSES,
     SFACE,
@@ -120,6 +120,25 @@ def test_eight_devices_equal_one_and_gather_nothing():
         check=False,
     )
     assert out.stdout.endswith("all equal\n"), out.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_compile")
+def test_streaming_gathers_no_batch_that_is_spread_over_devices():
+    mesh = ops.data_mesh(4)
+    place = lambda shape, *spec: jax.ShapeDtypeStruct(
+        shape, jnp.float32, sharding=jax.NamedSharding(mesh, jax.P(*spec))
+    )
+
+    def total(x: jax.Array, w: jax.Array) -> jax.Array:
+        labels = jnp.arange(8)
+        sizes = {"class_chunk": 16, "active_limit": 4}
+        return ops.masked_mean(hypersphere.streaming_loss(x, w, labels, SFACE, **sizes))
+
+    slope = jax.jit(jax.value_and_grad(total, argnums=(0, 1)))
+    program = slope.lower(place((8, 4), "data"), place((64, 4))).compile().as_text()
+    assert "all-reduce" in program
+    assert "all-gather" not in program
 
 
 def test_what_does_not_fit_the_mesh_is_refused():
