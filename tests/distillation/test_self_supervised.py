@@ -65,6 +65,16 @@ def test_ntxent_equals_the_cross_entropy_of_all_views(x64: None):
     np.testing.assert_allclose(got, each.reshape(2, 5).mean(0), rtol=1e-12)
 
 
+def test_masked_examples_are_no_negatives(x64: None):
+    rng = np.random.default_rng(3)
+    first, second = rng.standard_normal((2, 5, 3))
+    mask = np.array([True, True, False, True, False])
+    got = distillation.ntxent_loss(first, second, where=mask)
+    kept = distillation.ntxent_loss(first[mask], second[mask])
+    np.testing.assert_allclose(got[mask], kept, rtol=1e-12)
+    np.testing.assert_array_equal(got[~mask], 0.0)
+
+
 @pytest.mark.parametrize(
     ("function", "formula"),
     [(distillation.barlow_twins_loss, barlow), (distillation.vicreg_loss, vicreg)],
