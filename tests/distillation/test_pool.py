@@ -12,6 +12,8 @@ from jaxkit import distillation
 from jaxkit.distillation import DistillConfig, DistillMetrics, DistillState
 from tests.distillation._tiny import INNER, NETWORK, data, parts, start
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 MODELS, INNER_STEPS = 3, 5
 REAL = data(4, seed=1)
 

@@ -21,6 +21,8 @@ from tests.distillation._tiny import (
     start,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 SIZES = {"num_models": 2, "inner_steps": 4, "method": "cholesky"}
 SLOW = pytest.mark.slow
 KRR_ST = DistillConfig(**SIZES)

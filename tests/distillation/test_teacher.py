@@ -13,6 +13,8 @@ import pytest
 from jaxkit import distillation
 from tests.distillation._tiny import NETWORK, data
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 IMAGES, _ = data(9, seed=4)
 PARTS = {
     "encoder": NETWORK,
