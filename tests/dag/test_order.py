@@ -60,6 +60,7 @@ def test_the_chain_has_the_losses_of_the_reference(x64: None):
     np.testing.assert_allclose(tables[1][0], swaps, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_diamond_has_the_tables_of_the_reference(x64: None):
     stats = dag.covariance_stats(jnp.asarray(ref.diamond()))
     order = np.array([3, 1, 0, 2])
