@@ -84,7 +84,7 @@ def insertion_deltas(lower: ArrayLike, inverse: ArrayLike) -> jax.Array:
     below = _below(lower.shape[0])
     variance = jnp.diagonal(lower) ** 2
     squares = jnp.where(below, lower**2, 0.0)
-    # Sums of squares only: nothing here cancels but the last difference.
+    # No total is subtracted from another: each term is a small difference of its own.
     kept = jnp.where(below, _suffix_sums(squares) + variance[:, None], 1.0)
     earlier = _suffix_sums(squares * (1.0 - variance[None, :] / kept))
     later = _running_sums(_loss_of_parent(inverse, variance, below))
