@@ -18,6 +18,7 @@ from jaxkit.hypersphere._adaptive_config import (
 )
 from jaxkit.hypersphere._alignment import alignment, uniformity
 from jaxkit.hypersphere._circle_class import CircleClassConfig, circle_class_loss
+from jaxkit.hypersphere._class_sharded import class_sharded_loss
 from jaxkit.hypersphere._d_softmax import DSoftmaxConfig, d_softmax_loss
 from jaxkit.hypersphere._dense import hypersphere_loss
 from jaxkit.hypersphere._elasticface import ElasticFaceConfig, elasticface_loss
@@ -72,11 +73,7 @@ from jaxkit.hypersphere._sface_curves import (
     sface_intra_potential,
     sface_rescale,
 )
-from jaxkit.hypersphere._sharded import (
-    class_sharded_loss,
-    make_sharded_loss,
-    pad_classes,
-)
+from jaxkit.hypersphere._sharded import make_sharded_loss, pad_classes
 from jaxkit.hypersphere._softmax import SoftmaxConfig, softmax_loss
 from jaxkit.hypersphere._sphereface import sphereface2_loss, sphereface_loss
 from jaxkit.hypersphere._sphereface_config import (
