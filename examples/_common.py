@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import re
+import shutil
 import sys
 import types
 import typing
@@ -183,7 +184,7 @@ def _settings(config: BaseConfig) -> dict[str, Any]:
 
 
 class Checkpoints:
-    """Checkpoints of a pytree in one folder; does nothing without a folder."""
+    """The newest two states of a run in one folder; does nothing without a folder."""
 
     def __init__(self, config: TrainConfig, name: str):
         """Names the folder `OUTPUT/checkpoints/name` and remembers the settings."""
@@ -203,6 +204,9 @@ class Checkpoints:
         (self._folder / "settings.json").write_text(json.dumps(self._settings))
         with orbax.checkpoint.StandardCheckpointer() as writer:
             writer.save(self._folder / str(step), _pure_dict(tree), force=True)
+        # The one before stays, should this one be damaged.
+        for old in sorted(s for s in self._steps() if s <= step)[:-2]:
+            shutil.rmtree(self._folder / str(old))
 
     def newest(self, limit: int) -> int:
         """Finds the newest step, at most `limit`, to resume from; 0 for none."""
@@ -214,9 +218,12 @@ class Checkpoints:
         if changed:
             names = ", ".join(f"{k}: {old.get(k)} -> {new[k]}" for k in changed)
             raise ValueError(f"The checkpoint was made with other settings: {names}.")
+        return max((step for step in self._steps() if step <= limit), default=0)
+
+    def _steps(self) -> list[int]:
+        assert self._folder is not None
         names = (path.name for path in self._folder.iterdir())
-        steps = (int(name) for name in names if re.fullmatch(r"\d+", name))
-        return max((step for step in steps if step <= limit), default=0)
+        return [int(name) for name in names if re.fullmatch(r"\d+", name)]
 
     def restore(self, step: int, like: Any) -> Any:
         """Reads the state after `step` steps into the structure of `like`."""

@@ -119,11 +119,13 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path):
     config = Config(block=2)
     expected, expected_records = run(config, 7)
     config = dataclasses.replace(config, output=tmp_path)
-    run(config, 4)
-    kept = tmp_path / "checkpoints" / "run" / "2"
+    run(config, 6)
+    kept = tmp_path / "checkpoints" / "run" / "6"
     written = kept.stat().st_mtime_ns
     state, records = run(dataclasses.replace(config, resume=True), 7)
     assert kept.stat().st_mtime_ns == written
+    names = {path.name for path in kept.parent.iterdir()}
+    assert names == {"6", "7", "settings.json"}
     np.testing.assert_array_equal(state.x, expected.x)
     np.testing.assert_array_equal(records, expected_records)
     assert int(state.count) == 7
