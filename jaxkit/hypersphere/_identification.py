@@ -195,22 +195,23 @@ def open_set_dir(
     best = jnp.take_along_axis(candidates, match, axis=1)[:, 0]
     right = jnp.take_along_axis(alike, match, axis=1)[:, 0]
 
-    count = lambda where: jnp.sum(where, dtype=jnp.int32).astype(scores.dtype)
+    count = lambda where: jnp.sum(where, dtype=jnp.int32)
+    real = lambda number: number.astype(scores.dtype)
     strangers = jnp.sort(masked_fill(best, mask & ~known, fill=jnp.inf))
     found = jnp.sort(masked_fill(best, mask & known & right, fill=jnp.inf))
     num_strangers, num_known = count(mask & ~known), count(mask & known)
     fpir = fpir.astype(scores.dtype)
     threshold = operating_threshold(strangers, num_strangers, fpir)
     share_right = share_above(found, count(mask & known & right), threshold, ties=False)
-    hits = jnp.nan_to_num(share_right) * count(mask & known & right)
+    hits = jnp.nan_to_num(share_right) * real(count(mask & known & right))
     broken = jnp.any(mask & jnp.any(jnp.isnan(candidates), axis=1))
     undefined = jnp.where(broken | (num_strangers == 0), jnp.nan, 0.0)
     undefined = undefined.astype(scores.dtype)
     return OpenSetDir(
-        hits / num_known + undefined,
+        hits / real(num_known) + undefined,
         threshold + undefined,
         share_above(strangers, num_strangers, threshold, ties=False) + undefined,
-        fpir * num_strangers >= 1.0 - 1e-6,
+        fpir * real(num_strangers) >= 1.0 - 1e-6,
     )
 
 

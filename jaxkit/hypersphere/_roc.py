@@ -107,7 +107,8 @@ def read_scores(
     is_nan = jnp.any(counts & jnp.isnan(scores))
     # Scores that do not count may be anything: filled before they are compared.
     ascending = lambda kind: jnp.sort(masked_fill(scores, kind, fill=jnp.inf))
-    number = lambda kind: jnp.sum(kind, dtype=jnp.int32).astype(scores.dtype)
+    # Whole numbers: float32 has none of the odd ones beyond 2 ** 24.
+    number = lambda kind: jnp.sum(kind, dtype=jnp.int32)
     return Scores(
         all=-jnp.sort(-masked_fill(scores, counts, fill=-jnp.inf)),
         genuine=ascending(counts & genuine),
@@ -123,9 +124,10 @@ def share_above(
 ) -> jax.Array:
     """Gives the share of scores above thresholds, with or without those equal to it."""
     side = "left" if ties else "right"
-    below = jnp.searchsorted(ascending, threshold, side=side).astype(ascending.dtype)
+    below = jnp.searchsorted(ascending, threshold, side=side).astype(jnp.int32)
     # Infinite fillers are above everything, and not counted.
-    return jnp.maximum(number - below, 0.0) / number
+    above = jnp.maximum(number - below, 0)
+    return above.astype(ascending.dtype) / number.astype(ascending.dtype)
 
 
 def operating_threshold(
@@ -133,11 +135,14 @@ def operating_threshold(
 ) -> jax.Array:
     """Gives the score that at most a share ``rate`` of the scores exceeds."""
     # As many may be accepted; the slack is for products such as 0.29 * 100.
-    slack = 1e-9 + 4.0 * jnp.finfo(number.dtype).eps * rate * number
-    allowed = jnp.floor(rate * number + slack)
-    place = jnp.maximum(number - 1.0 - allowed, 0.0).astype(int)
+    most = number.astype(rate.dtype)
+    slack = 1e-9 + 4.0 * jnp.finfo(rate.dtype).eps * rate * most
+    allowed = jnp.floor(rate * most + slack)
+    everything = allowed >= most
+    allowed = jnp.where(everything, 0, allowed.astype(jnp.int32))
+    place = jnp.maximum(number - 1 - allowed, 0)
     value = jnp.take(ascending, place, mode="clip")
-    return jnp.where(allowed >= number, -jnp.inf, value)
+    return jnp.where(everything, -jnp.inf, value)
 
 
 @jit()
@@ -241,13 +246,14 @@ def tar_at_far(
     (far,) = checks.floating(far=far)
     far = far.astype(read.all.dtype)
     threshold = operating_threshold(read.impostor, read.num_impostor, far)
-    undefined = read.broken + 0.0 * (read.num_impostor / read.num_impostor)
+    num_impostor = read.num_impostor.astype(far.dtype)
+    undefined = read.broken + 0.0 * (num_impostor / num_impostor)
     accept = lambda values, number: share_above(values, number, threshold, ties=False)
     return TarAtFar(
         accept(read.genuine, read.num_genuine) + undefined,
         threshold + undefined,
         accept(read.impostor, read.num_impostor) + undefined,
-        far * read.num_impostor >= 1.0 - 1e-6,
+        far * num_impostor >= 1.0 - 1e-6,
     )
 
 
@@ -284,13 +290,15 @@ def auc(
     """
     read = read_scores(scores, is_genuine, where)
     sides = (
-        jnp.searchsorted(read.impostor, read.genuine, side=side).astype(read.all.dtype)
+        jnp.searchsorted(read.impostor, read.genuine, side=side).astype(jnp.int32)
         for side in ("left", "right")
     )
-    beaten = sum(jnp.minimum(below, read.num_impostor) for below in sides)
-    index = jnp.arange(read.genuine.size, dtype=jnp.int32).astype(read.all.dtype)
-    share = masked_fill(beaten, index < read.num_genuine) / (2.0 * read.num_impostor)
-    return jnp.sum(share) / read.num_genuine + read.broken
+    real = lambda number: number.astype(read.all.dtype)
+    beaten = sum(real(jnp.minimum(below, read.num_impostor)) for below in sides)
+    index = jnp.arange(read.genuine.size, dtype=jnp.int32)
+    counted = masked_fill(beaten, index < read.num_genuine)
+    share = counted / (2.0 * real(read.num_impostor))
+    return jnp.sum(share) / real(read.num_genuine) + read.broken
 
 
 @jit()
