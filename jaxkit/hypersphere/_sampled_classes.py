@@ -84,6 +84,9 @@ def sample_classes(
         raise TypeError(f"`labels` must have an integer dtype, got {labels.dtype}.")
     if labels.ndim != 1:
         raise ValueError(f"`labels` must have shape (batch,), got {labels.shape}.")
+    # Wide enough for -1 and for the number of classes.
+    with jax.numpy_dtype_promotion("standard"):
+        labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
     mask = checks.mask("where", where, labels.shape)
     checks.at_least("num_classes", num_classes, 1)
     checks.at_least("num_sampled", num_sampled, min(labels.size, num_classes))

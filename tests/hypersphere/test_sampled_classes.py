@@ -42,6 +42,16 @@ def test_labels_out_of_range_stay_so_and_masked_ones_claim_no_class():
     assert np.array_equal(drawn.labels, [-1, -1, 3, 4, -1])
 
 
+def test_narrow_labels_are_widened():
+    labels = jnp.array([200, 3], jnp.uint8)
+    drawn = hypersphere.sample_classes(
+        jax.random.key(2), labels, num_classes=400, num_sampled=300
+    )
+    assert np.array_equal(drawn.indices[drawn.labels], [200, 3])
+    assert np.all(np.diff(drawn.indices) > 0)
+    assert drawn.indices[-1] > 255
+
+
 @pytest.mark.slow
 def test_only_sampled_rows_have_a_gradient():
     rng = np.random.default_rng(2)
