@@ -63,7 +63,7 @@ def circle_pair_loss(
 
     Raises:
       TypeError: if an argument has a wrong dtype.
-      ValueError: if the shapes do not fit XX.
+      ValueError: if the shapes do not fit.
 
     Examples:
       >>> import jax.numpy as jnp
