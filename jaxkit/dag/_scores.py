@@ -22,7 +22,7 @@ __all__ = [
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
-# Rates beyond exp(30) are cut: the loss is linear in the log-rate from there.
+# Beyond exp(30) rates go on along their tangent, and the loss stays convex.
 _LARGEST_LOG_RATE = 30.0
 
 
@@ -249,10 +249,12 @@ def poisson_loss(
 ) -> jax.Array:
     r"""Negative log-likelihood of counts, each node with log-rate linear in others.
 
-    .. math:: \ell = \sum_j e^{\min(m_j, 30)} - x_j m_j, \qquad m = x W
+    .. math:: \ell = \sum_j e^{c_j} (1 + m_j - c_j) - x_j m_j, \qquad m = x W, \quad
+        c_j = \min(m_j, 30)
 
     up to a constant. Its mean has the gradient :math:`X^\top(e^{XW} - X) / n` below
-    the cut.
+    the cut; beyond it the exponential goes on along its tangent, so that nothing
+    overflows and the loss stays convex.
 
     Args:
       weights: entry ``[i, j]`` is the weight of ``i -> j``, shape ``[d, d]``.
@@ -278,7 +280,8 @@ def poisson_loss(
     """
     rates, x = _log_rates(weights, x, where)
     cut = jnp.minimum(rates, _LARGEST_LOG_RATE)
-    return masked_fill(jnp.sum(jnp.exp(cut) - x * rates, axis=-1), where)
+    means = jnp.exp(cut) * (1.0 + rates - cut)
+    return masked_fill(jnp.sum(means - x * rates, axis=-1), where)
 
 
 @jit()
