@@ -45,9 +45,10 @@ def h_expm(matrix: ArrayLike) -> jax.Array:
 
     .. math:: h(A) = \operatorname{tr} e^A - d = \sum_{k \ge 1} \operatorname{tr} A^k / k!
 
-    Computed without the identity, so it is 0 exactly for acyclic graphs and keeps its
-    digits near them. For entries that are not negative; apply it to :math:`|W|` or
-    :math:`W \circ W`. It overflows for norms near 90 in float32 and 700 in float64.
+    Computed without the identity, so it is 0 exactly for acyclic graphs, unless a power
+    overflows, and keeps its digits near them. For entries that are not negative; apply
+    it to :math:`|W|` or :math:`W \circ W`. It overflows for norms near 90 in float32
+    and 700 in float64.
 
     Args:
       matrix: ``A``, not negative, shape ``[d, d]``.
@@ -110,7 +111,8 @@ def h_poly(matrix: ArrayLike) -> jax.Array:
 
     .. math:: h(A) = \operatorname{tr}(I + A / d)^d - d
 
-    Computed without the identity, so it is 0 exactly for acyclic graphs.
+    Computed without the identity, so it is 0 exactly for acyclic graphs, unless a power
+    overflows.
 
     Args:
       matrix: ``A``, not negative, shape ``[d, d]``.

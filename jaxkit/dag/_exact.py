@@ -33,10 +33,11 @@ class ExactOrder(NamedTuple):
 def exact_order(stats: GramStats) -> ExactOrder:
     r"""Finds the order with the least loss of all.
 
-    .. math:: f(S \cup \{v\}) = \min_v f(S) + \operatorname{Var}(x_v \mid x_S), \qquad
-        f(\emptyset) = 0
+    .. math:: f(S) = \min_{v \in S} f(S \setminus v)
+        + \operatorname{Var}(x_v \mid x_{S \setminus v}), \qquad f(\emptyset) = 0
 
-    over all :math:`2^d` sets, whose conditional variances come from one elimination
+    The loss is half of :math:`f` of all nodes. The recursion goes over all :math:`2^d`
+    sets, whose conditional variances come from one elimination
     each, shared between sets. For at most 18 nodes: a yardstick for searches.
 
     Args:

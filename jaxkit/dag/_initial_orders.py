@@ -33,8 +33,8 @@ def eqvar_order(stats: GramStats, *, precedence: ArrayLike | None = None) -> jax
     .. math:: o_m = \arg\min_j \operatorname{Var}(x_j \mid x_{o_1}, \dots, x_{o_{m-1}})
 
     With noise of equal variances this is the true order in the limit of many samples.
-    It is a Cholesky factorization that picks the smallest pivot, here in blocks: a
-    third of the work of one regression for all of them. Ties go to the lowest index.
+    It is a Cholesky factorization that picks the smallest pivot, here in blocks. Ties
+    go to the lowest index.
 
     Args:
       stats: the moments, from :func:`gram_stats`.

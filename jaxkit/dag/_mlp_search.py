@@ -33,7 +33,7 @@ class MlpSearchConfig:
 
     Attributes:
       l1: the weight of absolute first-layer weights.
-      l2: half the weight of squared weights.
+      l2: the weight of squared weights, which enter with half of it.
       learning_rate: the first step of Adam; it falls by a fifth every 500 steps.
       max_steps: the most steps of one training, an integer.
       check_every: how many steps lie between looks at the loss, an integer.

@@ -35,7 +35,8 @@ class NotearsConfig:
     Attributes:
       l1: the weight :math:`\lambda_1` of the sum of absolute weights; None means the
         paper's, 0.1 for linear models and 0.01 for networks.
-      l2: half the weight of squared weights of networks; linear models have none.
+      l2: the weight of squared weights of networks, which enter with half of it; linear
+        models have none.
       h_tol: the value of the constraint that is taken for 0.
       penalty_max: the largest weight :math:`\rho` of the quadratic penalty.
       max_outer: the most updates of the multiplier, an integer.

@@ -113,7 +113,8 @@ def topo_search(
         \operatorname{Var}(x_{o_m} \mid x_{o_1}, \dots, x_{o_{m-1}})
 
     Each step scores every move of the order from one factorization, makes the best set
-    of moves that do not interfere, and factors again. The loss strictly decreases, and
+    of moves that do not interfere, and factors the new order or, on a CPU from 128 nodes
+    on, carries the factors over by reflections. The loss strictly decreases, and
     the end is a local optimum under all moves. Compiled once for each number of nodes
     and configuration; map it with ``jax.vmap`` over orders or data sets. Not
     differentiable in reverse mode.
