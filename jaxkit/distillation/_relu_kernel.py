@@ -27,11 +27,16 @@ def relu_kernels(
 ) -> NetworkKernels:
     """Gives the kernels behind a ReLU; the variances have the shape of the kernels."""
     nngp, ntk = kernels
-    product = variance_x * variance_y
     # An input of variance 0 has the output 0.
-    lively = product > 0
-    size = jnp.sqrt(jnp.where(lively, product, 1.0))
-    cosine = jnp.where(lively, nngp, 0.0) / size
+    lively = (variance_x > 0) & (variance_y > 0)
+    # One root at a time: the product of the variances, and the square of that of the
+    # roots in the derivative of a quotient, leave float32 where the roots do not.
+    root_x, root_y = (
+        jnp.sqrt(jnp.where(lively, variance, 1.0))
+        for variance in (variance_x, variance_y)
+    )
+    size = root_x * root_y
+    cosine = jnp.where(lively, nngp, 0.0) / root_x / root_y
     angle, sine = _angle_and_sine(cosine)
     wedge = jnp.pi - angle
     nngp = size / (2 * jnp.pi) * (sine + wedge * cosine)

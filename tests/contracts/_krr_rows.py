@@ -300,6 +300,9 @@ ROWS: dict[str, Contract] = {
             (_ones(2, 3), _ones(2, 3)),
             (_ones(2, 3), -_ones(2, 3)),
             (1e-6 * _ones(2, 3), 1e6 * _ones(2, 3)),
+            # The product of two variances is beyond float32.
+            (1e-10 * _ones(2, 3), 1e-10 * _ones(2, 3)),
+            (1e10 * _ones(2, 3), 1e10 * _ones(2, 3)),
         ),
         bad=(
             *_PAIR_BAD,

@@ -192,6 +192,20 @@ def test_slope_of_the_first_kernel_near_coincidence(x64: None):
     np.testing.assert_allclose(here, 2 * x / 3, rtol=1e-10)
 
 
+def test_size_of_the_inputs_scales_kernels_and_slopes():
+    @jax.jit
+    def run(scale):
+        x, y = scale * jnp.array([[1.0, 0.0]]), scale * jnp.array([[1.0, 1.0]])
+        one = lambda x: distillation.fc_nngp_ntk(x, y, bias_variance=0.0).nngp[0, 0]
+        return one(x) / scale**2, jax.grad(one)(x) / scale
+
+    want = (1 + 3 * np.pi / 4) / np.pi
+    for scale in (1e-10, 1.0, 1e10):
+        value, slope = run(scale)
+        np.testing.assert_allclose(value, want, rtol=1e-5)
+        np.testing.assert_allclose(slope, [[want, 0.75]], rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_a_wide_random_network_has_these_kernels(x64: None):
     rng = np.random.default_rng(5)
