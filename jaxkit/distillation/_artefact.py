@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import zipfile
+import zlib
 from typing import Any
 
 import jax
@@ -72,8 +74,8 @@ class DistilledSet:
 
     def _statistics(self, like: jax.Array) -> tuple[jax.Array, ...]:
         shape = (1,) * (like.ndim - 1) + (-1,)
-        values = (self.mean, self.std, jnp.asarray(self.pixel_scale))
-        return tuple(jnp.reshape(x, shape).astype(like.dtype) for x in values)
+        values = (self.mean, self.std, self.pixel_scale)
+        return tuple(jnp.asarray(x, like.dtype).reshape(shape) for x in values)
 
 
 def save_distilled(path: str | os.PathLike[str], distilled: DistilledSet) -> None:
@@ -138,8 +140,10 @@ def load_distilled(path: str | os.PathLike[str]) -> DistilledSet:
       The set. Its arrays are float64 only where float64 is switched on.
 
     Raises:
-      ValueError: if the file is no distilled set, was written by a newer version,
-        lacks a part or holds pickled objects.
+      ValueError: if the file is no distilled set, is damaged, was written by a newer
+        version, lacks a part, holds pickled objects or parts that are not real or do
+        not fit each other.
+      OSError: if it cannot be opened.
 
     Examples:
       >>> import tempfile
@@ -153,11 +157,7 @@ def load_distilled(path: str | os.PathLike[str]) -> DistilledSet:
       ...         print(str(error).split(" must ")[1])
       hold a distilled set of format 'jaxkit.distilled/1', got None.
     """
-    file = np.load(path, allow_pickle=False)
-    if isinstance(file, np.ndarray):
-        raise ValueError(f"`{os.fspath(path)}` must be an npz file, got one array.")
-    with file:
-        found = dict(file.items())
+    found = _read(path)
     form = str(found.pop("format")) if "format" in found else None
     if form != _FORMAT:
         raise ValueError(
@@ -171,8 +171,26 @@ def load_distilled(path: str | os.PathLike[str]) -> DistilledSet:
     parts: dict[str, Any] = {name: jnp.asarray(found[name]) for name in names}
     parts |= {name: str(found[name]) for name in _TEXTS}
     distilled = DistilledSet(**parts)
-    _check(distilled)
+    try:
+        _check(distilled)
+    except TypeError as error:
+        raise ValueError(f"`{os.fspath(path)}` does not fit: {error}") from error
     return distilled
+
+
+def _read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    try:
+        with open(path, "rb") as stream:
+            file = np.load(stream, allow_pickle=False)
+            if not isinstance(file, np.ndarray):
+                with file:
+                    return dict(file.items())
+    except (EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(
+            f"`{os.fspath(path)}` must be a whole npz file, got one that ends early or "
+            f"is damaged: {error}."
+        ) from error
+    raise ValueError(f"`{os.fspath(path)}` must be an npz file, got one array.")
 
 
 def _plain(array: jax.Array | float) -> np.ndarray:
@@ -199,8 +217,8 @@ def _check(distilled: DistilledSet) -> None:
     }
     for name, like in sizes.items():
         value = getattr(distilled, name)
-        if value is not None and value.shape != like.shape[-1:]:
+        if value is not None and np.shape(value) != like.shape[-1:]:
             raise ValueError(
-                f"`{name}` must have shape {like.shape[-1:]}, got {value.shape}."
+                f"`{name}` must have shape {like.shape[-1:]}, got {np.shape(value)}."
             )
     checks.one_of("target_kind", distilled.target_kind, _KINDS)

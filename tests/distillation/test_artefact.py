@@ -119,6 +119,44 @@ def test_another_file_is_refused(tmp_path, arrays, message):
         distillation.load_distilled(tmp_path / "x.npz")
 
 
+@pytest.mark.parametrize("keep", [0.0, 0.5, 0.9])
+def test_a_file_cut_short_is_refused(tmp_path, keep):
+    path = tmp_path / "x.npz"
+    distillation.save_distilled(path, MADE)
+    path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+    with pytest.raises(ValueError, match=r"x.npz` must be a whole npz file"):
+        distillation.load_distilled(path)
+
+
+def test_a_file_with_another_byte_is_refused(tmp_path):
+    path = tmp_path / "x.npz"
+    distillation.save_distilled(path, MADE)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"x.npz` must be a whole npz file"):
+        distillation.load_distilled(path)
+
+
+def test_a_file_of_integer_images_is_refused(tmp_path):
+    distillation.save_distilled(tmp_path / "x.npz", MADE)
+    with np.load(tmp_path / "x.npz") as file:
+        parts = {**file, "images": np.zeros((3, 4, 4, 2), np.int32)}
+    np.savez(tmp_path / "x.npz", **parts)
+    with pytest.raises(ValueError, match=r"x.npz` does not fit: `images`.*int32"):
+        distillation.load_distilled(tmp_path / "x.npz")
+
+
+def test_statistics_may_be_lists(tmp_path):
+    listed = dataclasses.replace(MADE, mean=[0.25, 0.5], std=[0.5, 0.25])
+    distillation.save_distilled(tmp_path / "x.npz", listed)
+    read = distillation.load_distilled(tmp_path / "x.npz")
+    same = listed.normalize(MADE.images) == MADE.normalize(MADE.images)
+    assert bool(same.all())
+    np.testing.assert_array_equal(read.mean, MADE.mean)
+    np.testing.assert_array_equal(read.std, MADE.std)
+
+
 def test_a_lone_array_is_refused(tmp_path):
     np.save(tmp_path / "x.npy", np.ones(2))
     with pytest.raises(ValueError, match="must be an npz file, got one array"):
