@@ -111,15 +111,16 @@ def test_the_closed_form_equals_quadrature(sharpness: float):
     out = table(jnp.asarray(theta), config_of(sharpness, intra, inter))
     pull = [64 * quadrature(t, sharpness, intra) for t in theta]
     push = [64 * quadrature(np.pi - t, sharpness, np.pi - inter) for t in theta]
-    # The acceleration of the series is good to 6e-11 of the scale.
-    np.testing.assert_allclose(out["value"].intra, pull, rtol=0, atol=64 * 6e-11)
-    np.testing.assert_allclose(out["value"].inter, push, rtol=0, atol=64 * 6e-11)
+    # The acceleration of the series is good to 6e-11 of the scale, better where sharp.
+    atol = 64 * 6e-11 if sharpness < 5 else 1e-9
+    np.testing.assert_allclose(out["value"].intra, pull, rtol=0, atol=atol)
+    np.testing.assert_allclose(out["value"].inter, push, rtol=0, atol=atol)
     # Its slope is exact, and it bends the right way everywhere.
     gate, slope = out["gate"], out["by_angle"]
     np.testing.assert_allclose(slope.intra, gate.intra * np.sin(theta), atol=1e-12)
     np.testing.assert_allclose(slope.inter, -gate.inter * np.sin(theta), atol=1e-12)
-    assert np.all(np.asarray(out["value"].intra) > -64 * 6e-11)
-    assert np.all(np.asarray(out["value"].inter) > -64 * 6e-11)
+    assert np.all(np.asarray(out["value"].intra) >= 0)
+    assert np.all(np.asarray(out["value"].inter) >= 0)
 
 
 def test_second_derivatives_are_those_of_the_gates():
