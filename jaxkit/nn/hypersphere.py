@@ -38,7 +38,9 @@ class HypersphereHead(nnx.Module):
     A wrapper of :func:`jaxkit.hypersphere.hypersphere_loss` and its streaming form. The
     states of AdaCos, CurricularFace and AdaFace and the annealing of SphereFace advance
     by one with each call in training, before the loss; the bias of SphereFace2 is a
-    parameter.
+    parameter. The annealing of SphereFace follows
+    :func:`jaxkit.hypersphere.sphereface_annealing`, whatever the configuration says,
+    unless it has a fixed scale.
 
     Args:
       features: features ``D`` of the embeddings.
@@ -46,7 +48,7 @@ class HypersphereHead(nnx.Module):
       config: the loss and its hyper-parameters; None for SFace with its defaults.
       sub_centers: weights for each class, of which the closest counts.
       class_chunk: computes the loss over slices of at most so many classes; None with
-        the whole matrix of cosines.
+        the whole matrix of cosines. The metrics always take slices.
       active_limit: see :func:`jaxkit.hypersphere.streaming_loss`; needs `class_chunk`.
       compute_dtype: dtype of the factors of the products with the class weights.
       param_dtype: dtype of the parameters.
@@ -55,7 +57,8 @@ class HypersphereHead(nnx.Module):
       rngs: the random streams of Flax; ``params`` is used.
 
     Raises:
-      ValueError: if a size is less than 1, or there are several centers and slices.
+      ValueError: if a size is less than 1, there are several centers and slices, or
+        `active_limit` comes without `class_chunk`.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -97,6 +100,10 @@ class HypersphereHead(nnx.Module):
             raise ValueError(
                 f"`class_chunk` must be None with several centers, got {class_chunk}."
             )
+        if active_limit and class_chunk is None:
+            raise ValueError(
+                f"`active_limit` needs `class_chunk`, got {active_limit} and None."
+            )
         self.config: Any = hypersphere.SFaceConfig() if config is None else config
         self.class_chunk, self.active_limit = class_chunk, active_limit
         self.compute_dtype = compute_dtype
@@ -127,8 +134,9 @@ class HypersphereHead(nnx.Module):
           where: which samples count, bool ``[B]``.
 
         Returns:
-          The loss of each sample ``[B]`` and the metrics, a pass over the classes of
-          their own; what is not used of them a compiled program does not compute.
+          The loss of each sample ``[B]``, that of `losses`, and the metrics, passes over
+          the classes of their own; what is not used of them a compiled program does
+          not compute.
 
         Raises:
           ValueError: if there are several centers for each class: use `losses`.
@@ -139,16 +147,20 @@ class HypersphereHead(nnx.Module):
             )
         if train:
             self.advance(embeddings, labels, where=where)
-        return hypersphere.loss_with_metrics(
-            embeddings,
-            self.weight[...],
-            labels,
-            self._config(),
+        arguments = (embeddings, self.weight[...], labels, self._config())
+        if self.class_chunk is None:
+            # Slices have no forward derivative, and the metrics need none.
+            arguments = jax.lax.stop_gradient(arguments)
+        values, metrics = hypersphere.loss_with_metrics(
+            *arguments,
             class_chunk=self.class_chunk,
             active_limit=self.active_limit,
             compute_dtype=self.compute_dtype,
             **self._options(key, where),
         )
+        if self.class_chunk is None:
+            values = self.losses(embeddings, labels, train=False, key=key, where=where)
+        return values, metrics
 
     def losses(
         self,
@@ -225,7 +237,9 @@ class HypersphereHead(nnx.Module):
         if self.bias is not None:
             return dataclasses.replace(self.config, bias=self.bias[...])
         if self.state is not None and _is_annealed(self.config):
-            annealing = hypersphere.sphereface_annealing(self.state.get_value())
+            # Before any training the state is -1.
+            step = jnp.maximum(self.state.get_value(), 0)
+            annealing = hypersphere.sphereface_annealing(step)
             return dataclasses.replace(self.config, annealing=annealing)
         return self.config
 

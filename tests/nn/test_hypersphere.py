@@ -36,6 +36,10 @@ def test_losses_are_those_of_the_functions():
     angle = hypersphere.target_angle(X, dense.weight[...], Y)
     mean = ops.masked_mean(angle.cos, where=Y >= 0)
     np.testing.assert_allclose(metrics.mean_target_cos, mean, rtol=1e-5)
+    # Without slices a call has forward derivatives, those of `losses`.
+    call, alone = lambda x: dense(x, Y)[0], lambda x: dense.losses(x, Y)
+    slope = jax.jvp(call, (X,), (X[::-1],))[1]
+    np.testing.assert_allclose(slope, jax.jvp(alone, (X,), (X[::-1],))[1], rtol=1e-5)
 
 
 def test_the_default_is_sface():
@@ -114,6 +118,9 @@ def test_states_advance_before_the_loss(config, update, first, mode):
 def test_sphereface_anneals_from_its_first_step():
     config = hypersphere.SphereFaceConfig()
     model = head(config)
+    first = hypersphere.sphereface_annealing(0)
+    want = hypersphere.sphereface_loss(X, model.weight[...], Y, annealing=first)
+    np.testing.assert_allclose(model.losses(X, Y, train=False), want, rtol=1e-5)
     for step in range(2):
         annealing = hypersphere.sphereface_annealing(step)
         want = hypersphere.sphereface_loss(X, model.weight[...], Y, annealing=annealing)
@@ -163,6 +170,8 @@ def test_bad_sizes_are_refused():
         nn.HypersphereHead(DIM, 0, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="`class_chunk` must be None"):
         head(sub_centers=2, class_chunk=2)
+    with pytest.raises(ValueError, match="`active_limit` needs `class_chunk`"):
+        head(active_limit=2)
     with pytest.raises(ValueError, match=r"`widths\[1\]` must be at least 1, got 0"):
         nn.EmbeddingNet(1, 8, 4, widths=(4, 0), rngs=nnx.Rngs(0))
 
