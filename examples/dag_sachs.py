@@ -265,7 +265,7 @@ def main(config: Config) -> dict[str, float]:
     rows: list[list[Any]] = []
     with jax.enable_x64(True), warnings.catch_warnings():
         # Standardized columns are fed to least squares on purpose.
-        warnings.filterwarnings("ignore", category=UserWarning, module="jaxkit")
+        warnings.simplefilter("ignore", category=UserWarning)
         data = load(config.data, config.seed)
         for scale, x in scales(data.values).items():
             methods = least_squares(x, references)

@@ -269,7 +269,7 @@ def main(config: Config) -> dict[str, float]:
     cells, programs = {}, compile_methods(config)
     with jax.enable_x64(True), warnings.catch_warnings():
         # Standardized columns are fed to least squares on purpose.
-        warnings.filterwarnings("ignore", category=UserWarning, module="jaxkit")
+        warnings.simplefilter("ignore", category=UserWarning)
         total = len(config.graphs) * len(config.sizes)
         with common.progress("cells", total) as advance:
             for name in config.graphs:

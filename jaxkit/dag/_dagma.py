@@ -12,7 +12,8 @@ from jaxkit._core.jit import jit
 from jaxkit.dag._acyclicity import h_logdet
 from jaxkit.dag._descent import adam, as_pairs, move
 from jaxkit.dag._scores import least_squares_grad, least_squares_loss
-from jaxkit.dag._stats import GramStats, checked_stats
+from jaxkit.dag._stats import GramStats, check_type, checked_stats
+from jaxkit.dag._validate import warn_if_scaled
 from jaxkit.typing import ArrayLike, PyTree
 
 __all__ = ["DagmaConfig", "DagmaResult", "dagma"]
@@ -212,7 +213,6 @@ def _run_stage(
     return jnp.where(failed, jnp.nan, found), count
 
 
-@jit(static_argnames=("optimizer",))
 def dagma(
     stats: GramStats,
     config: DagmaConfig | None = None,
@@ -231,7 +231,8 @@ def dagma(
     :math:`s_t \le 0.9`, the stage is run again with half the step and :math:`s_t` raised
     by 0.1. Stages that never get into the domain give NaN.
 
-    The score is least squares: the result depends on the scale of the columns.
+    The score is least squares: the result depends on the scale of the columns, and
+    equal variances raise a warning where they are known.
 
     Args:
       stats: the moments, from :func:`gram_stats`.
@@ -263,7 +264,20 @@ def dagma(
       Bello, Aragam and Ravikumar, *DAGMA: Learning DAGs via M-matrices and a
       Log-Determinant Acyclicity Characterization*, NeurIPS 2022, algorithm 1.
     """
-    stats, config = checked_stats(stats), config or DagmaConfig()
+    check_type(stats)
+    warn_if_scaled(stats.gram, stacklevel=3)
+    return _dagma(stats, config or DagmaConfig(), weights=weights, optimizer=optimizer)
+
+
+@jit(static_argnames=("optimizer",))
+def _dagma(
+    stats: GramStats,
+    config: DagmaConfig,
+    *,
+    weights: ArrayLike | None,
+    optimizer: optax.GradientTransformation | None,
+) -> DagmaResult:
+    stats = checked_stats(stats)
     d, dtype = stats.gram.shape[0], stats.gram.dtype
     (l1,) = checks.floating(l1=config.l1)
     include = as_pairs("include", config.include, d)

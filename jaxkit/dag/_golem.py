@@ -16,7 +16,8 @@ from jaxkit.dag._scores import (
     golem_nv_loss,
     least_squares_grad,
 )
-from jaxkit.dag._stats import GramStats, checked_stats
+from jaxkit.dag._stats import GramStats, check_type, checked_stats
+from jaxkit.dag._validate import warn_if_scaled
 from jaxkit.typing import ArrayLike
 
 __all__ = ["GolemConfig", "GolemResult", "golem"]
@@ -84,7 +85,6 @@ def _likelihood_grad(stats: GramStats, weights: jax.Array, variance: str) -> jax
     return least_squares_grad(stats, weights) * share[None, :] + jnp.linalg.inv(rest).T
 
 
-@jit(static_argnames=("optimizer",))
 def golem(
     stats: GramStats,
     config: GolemConfig | None = None,
@@ -98,7 +98,9 @@ def golem(
         + \lambda_2 \bigl[ \operatorname{tr} e^{W \circ W} - d \bigr]
 
     with the likelihood :func:`golem_ev_loss` or :func:`golem_nv_loss`. That for unequal
-    variances has many poor minima; start it from the result of the other.
+    variances has many poor minima; start it from the result of the other. The first
+    finds directions from variances: with it, columns of equal variance raise a warning
+    where they are known.
 
     Args:
       stats: the moments, from :func:`gram_stats`.
@@ -130,7 +132,22 @@ def golem(
       Ng, Ghassami and Zhang, *On the Role of Sparsity and DAG Constraints for Learning
       Linear DAGs*, NeurIPS 2020, sections 3 and 4.
     """
-    stats, config = checked_stats(stats), config or GolemConfig()
+    check_type(stats)
+    config = config or GolemConfig()
+    if config.variance == "ev":
+        warn_if_scaled(stats.gram, stacklevel=3)
+    return _golem(stats, config, weights=weights, optimizer=optimizer)
+
+
+@jit(static_argnames=("optimizer",))
+def _golem(
+    stats: GramStats,
+    config: GolemConfig,
+    *,
+    weights: ArrayLike | None,
+    optimizer: optax.GradientTransformation | None,
+) -> GolemResult:
+    stats = checked_stats(stats)
     d, dtype = stats.gram.shape[0], stats.gram.dtype
     standard = 0.02 if config.variance == "ev" else 0.002
     l1, soft = checks.floating(

@@ -14,6 +14,7 @@ from jaxkit.dag._acyclicity import h_expm, h_expm_grad
 from jaxkit.dag._owlqn import minimize_l1
 from jaxkit.dag._scores import least_squares_grad, least_squares_loss
 from jaxkit.dag._stats import GramStats, checked_stats
+from jaxkit.dag._validate import warn_if_scaled
 from jaxkit.typing import ArrayLike
 
 __all__ = [
@@ -183,8 +184,8 @@ def notears(
     in one orthant, which compiles and maps; or on the host by a function like that of
     SciPy, on the positive and negative parts of the weights.
 
-    Least squares depends on the scale of the columns. The last stages are badly
-    conditioned: use float64.
+    Least squares depends on the scale of the columns, and equal variances raise a
+    warning where they are known. The last stages are badly conditioned: use float64.
 
     Args:
       stats: the moments, from :func:`gram_stats`.
@@ -215,6 +216,7 @@ def notears(
       *Scalable Training of L1-Regularized Log-Linear Models*, ICML 2007, for the steps.
     """
     stats, config = checked_stats(stats), config or NotearsConfig()
+    warn_if_scaled(stats.gram, stacklevel=3)
     d, dtype = stats.gram.shape[0], stats.gram.dtype
     start = jnp.zeros((d, d), dtype)
     if weights is not None:

@@ -5,10 +5,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxkit._core import checks
 from jaxkit._core.dtypes import accumulation_dtype
 from jaxkit._core.jit import jit
+from jaxkit.dag._validate import check_gram, is_traced
 from jaxkit.ops import masked_fill
 from jaxkit.typing import ArrayLike
 
@@ -191,7 +193,6 @@ def positive_diagonal(upper: jax.Array) -> jax.Array:
     return sign[:, None] * upper
 
 
-@jit()
 def covariance_stats(
     covariance: ArrayLike,
     *,
@@ -202,8 +203,10 @@ def covariance_stats(
 
     .. math:: G = \Sigma + \rho\, \frac{\operatorname{tr} \Sigma}{d} I
 
-    Only the matrix route: what float32 lost in forming the matrix cannot be regained.
-    :func:`validate_gram` checks symmetry and definiteness on the host.
+    Only the matrix route: what float32 lost in forming the matrix cannot be regained,
+    and more than 20 variables below float64 raise a warning. Symmetry and definiteness
+    are checked where the values are known, up to the rounding of their dtype; NaN and
+    infinities pass on.
 
     Args:
       covariance: a symmetric positive definite matrix, shape ``[d, d]``, ``d >= 2``.
@@ -217,7 +220,9 @@ def covariance_stats(
 
     Raises:
       TypeError: if ``covariance`` is not floating.
-      ValueError: if it is not square or has fewer than two rows.
+      ValueError: if it is not square or has fewer than two rows; outside of a traced
+        program also if it is not symmetric or not positive semidefinite, or ``ridge``
+        is negative.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -233,8 +238,34 @@ def covariance_stats(
     (covariance,) = checks.floating(covariance=covariance)
     square("covariance", covariance)
     dtype = accumulation_dtype(covariance)
+    d = covariance.shape[0]
+    if dtype != jnp.float64 and d > _FLOAT32_LIMIT:
+        warnings.warn(
+            f"A covariance matrix of {d} variables in {jnp.dtype(dtype).name} loses the "
+            "residual variances; take float64, or `gram_stats` of the data.",
+            UserWarning,
+            stacklevel=2,
+        )
+    _check_known(covariance)
     checks.within("ridge", ridge, low=0.0)
-    gram = _add_ridge(covariance.astype(dtype), ridge)
+    return _covariance_stats(covariance.astype(dtype), num_samples, ridge)
+
+
+def _check_known(covariance: jax.Array) -> None:
+    if is_traced(covariance):
+        return
+    wide = np.asarray(covariance).astype(np.float64)
+    if np.isfinite(wide).all():
+        eps = float(jnp.finfo(covariance.dtype).eps)
+        check_gram("covariance", wide, max(1e-8, 10.0 * len(wide) * eps))
+
+
+@jit()
+def _covariance_stats(
+    covariance: jax.Array, num_samples: ArrayLike, ridge: ArrayLike
+) -> GramStats:
+    dtype = covariance.dtype
+    gram = _add_ridge(covariance, ridge)
     count = jnp.asarray(num_samples).astype(dtype)
     mean = jnp.zeros(gram.shape[0], dtype)
     return GramStats(gram, None, mean, count, count - 1.0)

@@ -19,7 +19,7 @@ from jaxkit.dag._topo_step import (
     start_at,
     step_from,
 )
-from jaxkit.dag._validate import is_traced, validate_order, warn_of_scale
+from jaxkit.dag._validate import is_traced, validate_order, warn_if_scaled
 from jaxkit.typing import ArrayLike, Key
 
 __all__ = [
@@ -166,11 +166,7 @@ def check_search(
         _check_acyclic(table)
         if order is not None and not is_traced(order):
             _check_consistent(np.asarray(order), table)
-    if not is_traced(stats):
-        # Known values stay known also while a caller's program is being traced.
-        with jax.ensure_compile_time_eval():
-            variances = jnp.diagonal(stats.gram)
-        warn_of_scale(np.asarray(variances, np.float64))
+    warn_if_scaled(stats.gram, stacklevel=4)
 
 
 def _check_acyclic(table: np.ndarray) -> None:

@@ -3,11 +3,20 @@
 import warnings
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxkit.typing import ArrayLike
 
-__all__ = ["validate_data", "validate_gram", "validate_order", "warn_of_scale"]
+__all__ = [
+    "check_gram",
+    "is_traced",
+    "validate_data",
+    "validate_gram",
+    "validate_order",
+    "warn_if_scaled",
+    "warn_of_scale",
+]
 
 _SCALE_FREE = (
     "All columns have nearly the same variance, as after standardizing. A "
@@ -65,7 +74,7 @@ def validate_data(
     if ridge <= 0:
         _check_rank(x)
     if least_squares:
-        warn_of_scale(np.var(x.astype(np.float64), axis=0))
+        warn_of_scale(np.var(x.astype(np.float64), axis=0), stacklevel=3)
     return x
 
 
@@ -122,18 +131,23 @@ def validate_gram(gram: ArrayLike, *, tol: float = 1e-8) -> np.ndarray:
     wide = gram.astype(np.float64)
     if not np.isfinite(wide).all():
         raise ValueError("`gram` must be finite, got NaN or inf.")
-    scale = np.abs(wide).max()
-    asymmetry = np.abs(wide - wide.T).max()
+    check_gram("gram", wide, tol)
+    return gram
+
+
+def check_gram(name: str, gram: np.ndarray, tol: float) -> None:
+    """Raises unless a finite matrix is symmetric and positive semidefinite."""
+    scale = np.abs(gram).max()
+    asymmetry = np.abs(gram - gram.T).max()
     if asymmetry > tol * scale:
         raise ValueError(
-            f"`gram` must be symmetric, got a difference of {asymmetry:g}."
+            f"`{name}` must be symmetric, got a difference of {asymmetry:g}."
         )
-    lowest = np.linalg.eigvalsh(wide)[0]
+    lowest = np.linalg.eigvalsh(gram)[0]
     if lowest < -tol * scale:
         raise ValueError(
-            f"`gram` must be positive semidefinite, got the eigenvalue {lowest:g}."
+            f"`{name}` must be positive semidefinite, got the eigenvalue {lowest:g}."
         )
-    return gram
 
 
 def validate_order(order: ArrayLike, num_nodes: int) -> np.ndarray:
@@ -167,10 +181,20 @@ def validate_order(order: ArrayLike, num_nodes: int) -> np.ndarray:
     return array.astype(np.int32)
 
 
-def warn_of_scale(variances: np.ndarray) -> None:
+def warn_of_scale(variances: np.ndarray, *, stacklevel: int) -> None:
     """Warns when no variance differs from another by more than one percent."""
     if variances.max() <= 1.01 * variances.min():
-        warnings.warn(_SCALE_FREE, UserWarning, stacklevel=3)
+        warnings.warn(_SCALE_FREE, UserWarning, stacklevel=stacklevel)
+
+
+def warn_if_scaled(gram: ArrayLike, *, stacklevel: int) -> None:
+    """Warns of the scale of moments, where their values are known."""
+    if is_traced(gram):
+        return
+    # Known values stay known also while a caller's program is being traced.
+    with jax.ensure_compile_time_eval():
+        variances = jnp.diagonal(gram)
+    warn_of_scale(np.asarray(variances, np.float64), stacklevel=stacklevel + 1)
 
 
 def is_traced(*values: object) -> bool:

@@ -154,8 +154,13 @@ def test_contradictions_are_refused_on_the_host(x64: None):
 def test_standardized_data_raise_a_warning_that_names_the_remedy(x64: None):
     x, _ = ref.er_data(D, 0)
     stats = dag.gram_stats(jnp.asarray(x / x.std(axis=0)))
-    with pytest.warns(UserWarning, match="sparse BIC"):
+    with pytest.warns(UserWarning, match="sparse BIC") as caught:
         dag.topo_search(stats, np.arange(D))
+    assert caught[0].filename == __file__
+    # Warnings are errors here, so nothing is compiled.
+    for search in (dag.notears, dag.dagma, dag.golem):
+        with pytest.raises(UserWarning, match="sparse BIC"):
+            search(stats)
 
 
 def test_singular_moments_end_the_search_at_once(x64: None):

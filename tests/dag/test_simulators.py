@@ -210,6 +210,23 @@ def test_single_precision_takes_the_factor_or_warns():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         dag.gram_stats(x[:, :20], route="gram")
+    covariance = jnp.asarray(x.T @ x / 50)
+    with pytest.warns(UserWarning, match="in float32 loses") as caught:
+        dag.covariance_stats(covariance)
+    assert caught[0].filename == __file__
+    dag.covariance_stats(covariance[:20, :20])
+
+
+def test_a_covariance_is_checked_where_it_is_known():
+    good = np.array([[2.0, 1.0], [1.0, 1.0]], np.float32)
+    for change, why in (
+        ([[0, 1e-3], [0, 0]], "symmetric"),
+        ([[0, 0], [0, -0.6]], "positive semidefinite"),
+    ):
+        bad = good + np.array(change, np.float32)
+        with pytest.raises(ValueError, match=f"`covariance` must be {why}"):
+            dag.covariance_stats(bad)
+        np.testing.assert_array_equal(jax.jit(dag.covariance_stats)(bad).gram, bad)
 
 
 GOOD = np.random.default_rng(1).standard_normal((9, 3)) * np.array([1.0, 2.0, 3.0])
