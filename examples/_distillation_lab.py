@@ -105,6 +105,7 @@ class Lab(NamedTuple):
       target_std: what was divided by.
       pretrain_optimizer: trains the networks, in the pool as in the evaluation.
       clock: the processor time of each phase.
+      parts: what :func:`make_parts` has made so far, by algorithm and changes.
     """
 
     config: LabConfig
@@ -117,6 +118,7 @@ class Lab(NamedTuple):
     target_std: jax.Array
     pretrain_optimizer: optax.GradientTransformation
     clock: runs.Clock
+    parts: dict[Any, runs.Parts]
 
 
 def make_lab(config: LabConfig) -> Lab:
@@ -146,6 +148,7 @@ def make_lab(config: LabConfig) -> Lab:
         std,
         optimizer,
         clock,
+        {},
     )
 
 
@@ -262,16 +265,13 @@ def make_set(
     return start, state.synthetic, losses
 
 
-_PARTS: dict[Any, runs.Parts] = {}
-
-
 def make_parts(lab: Lab, method: Method) -> runs.Parts:
     """Gives network, optimizers and settings of a method, the same objects each time."""
     config = lab.config
     # Compiled steps are found again by the identity of these objects.
-    known = (id(lab.network), method.algorithm, method.changes)
-    if known in _PARTS:
-        return _PARTS[known]
+    known = (method.algorithm, method.changes)
+    if known in lab.parts:
+        return lab.parts[known]
     rate = optax.linear_schedule(
         config.learning_rate, 1e-3 * config.learning_rate, config.num_steps
     )
@@ -279,13 +279,13 @@ def make_parts(lab: Lab, method: Method) -> runs.Parts:
     if method.algorithm != "kip":
         shared |= {"num_models": config.num_models, "inner_steps": config.inner_steps}
     make = getattr(distillation.DistillConfig, method.algorithm)
-    _PARTS[known] = {
+    lab.parts[known] = {
         "network": kernel if method.algorithm == "kip" else lab.network,
         "outer_optimizer": optax.adamw(rate, weight_decay=0.0),
         "inner_optimizer": lab.pretrain_optimizer,
         "config": make(**shared),
     }
-    return _PARTS[known]
+    return lab.parts[known]
 
 
 def kernel(x: jax.Array, y: jax.Array) -> jax.Array:
