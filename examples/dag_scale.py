@@ -2,14 +2,16 @@
 
 Deng et al., *Optimizing NOTEARS Objectives via Topological Swaps*, ICML 2023, poses the
 problem; a loop over regressions stops at about a hundred nodes. Here every step scores
-all insertions of an order from one Cholesky factor, so that a step costs O(d^3) and
-does not depend on the number of samples.
+all insertions of an order from one Cholesky factor and its inverse, and its cost does
+not depend on the number of samples. A step that factors anew costs O(d^3); on a CPU
+from 128 nodes on, the factors are carried from step to step by reflections, in O(d^2).
 
 Random graphs with two edges per node, noise of equal variance, ten samples per node and
 at least 1000. "eqvar" is the start alone; the search goes on from there. The gap is that
-of the loss to the true order's, SHD counts edges at |W| >= 0.3. A step is compared with
-the flops it cannot do without, those of the factor and of the inverse of a triangular
-matrix, at the rate of a large matrix product on this machine.
+of the loss to the true order's, SHD counts edges at |W| >= 0.3. "against factoring" is
+what factoring anew at every step would take at least, over the time taken: the flops of
+the factor and of the inverse of a triangular matrix, at the rate of a large matrix
+product on this machine. Above 1 the reflections have won what no factoring could.
 
 Command: python examples/dag_scale.py --output outputs/dag
 Time: under two minutes on two CPU cores, compilation included.
@@ -90,7 +92,7 @@ def run_size(key: jax.Array, size: int, rate: float, config: Config) -> dict[str
         "steps": steps - 1,
         "seconds": begin_seconds + seconds,
         "compile seconds": begin_compile + compile_seconds,
-        "share of the flop limit": 2.0 * size**3 / 3.0 * steps / rate / seconds,
+        "against factoring": 2.0 * size**3 / 3.0 * steps / rate / seconds,
     }
 
 
