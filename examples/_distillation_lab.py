@@ -248,15 +248,20 @@ def make_set(
     if not method.algorithm:
         return start, start, np.zeros(0, np.float32)
     parts = make_parts(lab, method)
+    checkpoints = common.Checkpoints(config, f"{name}_{size}_{seed}")
+    first = dict(parts)
+    if checkpoints.newest(config.num_steps):
+        # A checkpoint brings its own pool: spare the training of the first one.
+        first["config"] = dataclasses.replace(parts["config"], reset="always_fresh")
     with lab.clock.phase("distillation"):
         online = config.augment and lab.data.augmented
         state, losses = runs.distill(
-            distillation.init_distill_state(run_key, *start, **parts),
+            distillation.init_distill_state(run_key, *start, **first),
             (lab.data.images, None if online else lab.targets),
             parts,
             num_steps=config.num_steps,
             batch_size=min(config.batch_size, len(lab.data.images)),
-            checkpoints=common.Checkpoints(config, f"{name}_{size}_{seed}"),
+            checkpoints=checkpoints,
             block=config.block,
             label=f"{name}, {size} images, seed {seed}",
             augment=distillation.crop_and_flip if online else None,
