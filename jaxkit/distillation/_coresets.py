@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxkit._core import checks
 from jaxkit._core.jit import jit
@@ -146,7 +147,6 @@ def kmeans_subset(
     return chosen.astype(jnp.int32)
 
 
-@jit(static_argnames=("num_points",))
 def kcenter_greedy(
     features: ArrayLike,
     *,
@@ -164,8 +164,8 @@ def kcenter_greedy(
     Args:
       features: the rows, shape ``[N, ...]``; trailing axes are flattened.
       num_points: how many rows to choose, at most ``N``; static.
-      first: the index of the first row, an integer; None takes the row nearest to
-        the mean.
+      first: the index of the first row, an integer in ``[0, N)``, which an array is
+        trusted to be; None takes the row nearest to the mean.
       where: which rows count, bool, shape ``[N]``; the others may hold NaN and are
         chosen only when the rows that count run out.
 
@@ -175,8 +175,8 @@ def kcenter_greedy(
 
     Raises:
       TypeError: if ``features`` is not real or ``first`` not an integer.
-      ValueError: if ``num_points`` does not lie in ``1, ..., N`` or a shape does not
-        fit.
+      ValueError: if ``num_points`` does not lie in ``1, ..., N``, a shape does not fit
+        or ``first`` is a number outside.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -190,6 +190,20 @@ def kcenter_greedy(
       Theoretical Computer Science 1985. Sener and Savarese, *Active Learning for
       Convolutional Neural Networks: A Core-Set Approach*, ICLR 2018, algorithm 1.
     """
+    shape = np.shape(features)
+    if shape and isinstance(first, int | np.integer):
+        checks.within("first", int(first), low=0, high=shape[0], high_open=True)
+    return _kcenter_greedy(features, num_points=num_points, first=first, where=where)
+
+
+@jit(static_argnames=("num_points",))
+def _kcenter_greedy(
+    features: ArrayLike,
+    *,
+    num_points: int,
+    first: ArrayLike | None,
+    where: ArrayLike | None,
+) -> jax.Array:
     points, mask = checked_rows(features, where, num_points=num_points)
     start = _central(points, mask) if first is None else _index(first)
 

@@ -15,7 +15,6 @@ from jaxkit.typing import ArrayLike, Key
 __all__ = ["check_labels", "linear_probe", "sgd_linear_probe"]
 
 
-@jit(static_argnames=("num_classes", "method"))
 def linear_probe(
     features: ArrayLike,
     labels: ArrayLike,
@@ -52,7 +51,8 @@ def linear_probe(
 
     Raises:
       TypeError: if features are not real or labels not integers.
-      ValueError: if shapes do not fit or ``num_classes`` is less than 2.
+      ValueError: if shapes do not fit, ``num_classes`` is less than 2, ``method`` is
+        unknown or ``ridge`` is a number that is not positive.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -64,6 +64,28 @@ def linear_probe(
     """
     checks.positive(ridge=ridge)
     checks.at_least("num_classes", num_classes, 2)
+    return _linear_probe(
+        features,
+        labels,
+        test_features,
+        num_classes=num_classes,
+        ridge=ridge,
+        method=method,
+        where=where,
+    )
+
+
+@jit(static_argnames=("num_classes", "method"))
+def _linear_probe(
+    features: ArrayLike,
+    labels: ArrayLike,
+    test_features: ArrayLike,
+    *,
+    num_classes: int,
+    ridge: ArrayLike,
+    method: str,
+    where: ArrayLike | None,
+) -> jax.Array:
     features, labels, test_features = _checked(features, labels, test_features)
     mask = checks.mask("where", where, labels.shape)
     train, test = _standardize(features, test_features, mask)

@@ -93,6 +93,14 @@ _FIRST_BAD = (
         match=r"`first` must be one integer, got float32",
         kwargs={"first": 0.5},
     ),
+    *(
+        Bad(
+            error=ValueError,
+            match=rf"`first` must lie in \[0, 9\), got {index}",
+            kwargs={"first": index},
+        )
+        for index in (-1, 9)
+    ),
 )
 _LABELS_BAD = (
     Bad(
@@ -180,6 +188,11 @@ ROWS = {
                 error=ValueError,
                 match=r"`num_classes` must be at least 2, got 1",
                 kwargs={"num_classes": 1},
+            ),
+            Bad(
+                error=ValueError,
+                match=r"`ridge` must be positive, got 0",
+                kwargs={"ridge": 0.0},
             ),
         ),
     ),
