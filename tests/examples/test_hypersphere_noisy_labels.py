@@ -108,3 +108,17 @@ def test_tables_scores_files_and_resuming(config, capsys):
     kept = (folder / "3").stat().st_mtime_ns
     assert example.main(dataclasses.replace(config, resume=True)) == measured
     assert (folder / "3").stat().st_mtime_ns == kept
+
+
+@pytest.mark.experiment
+def test_soft_gates_verify_strangers_better_after_wrong_labels():
+    if not data.BESIDE.is_file():
+        pytest.skip("the file of Omniglot is not beside the repository")
+    losses = ("sface_soft", "arcface_64", "softmax")
+    measured = example.main(example.Config(losses=losses, num_seeds=3))
+    tar = {
+        name: np.mean([measured[f"0.4/{name}/TAR/seed {seed}"] for seed in (1, 2, 3)])
+        for name in losses
+    }
+    assert tar["sface_soft"] >= tar["arcface_64"] + 0.05
+    assert tar["sface_soft"] >= tar["softmax"] + 0.03
