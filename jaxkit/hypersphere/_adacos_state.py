@@ -68,7 +68,8 @@ def adacos_update(
         length; or ``[classes, centers, dim]``, where the closest center counts.
       labels: the class of each embedding, integers, shape ``[batch]``; -1 for none.
       axis_name: the mesh axis over which the batch is spread, inside of ``shard_map``;
-        the class weights are whole. None for a batch in one piece.
+        the class weights are whole on every device, so weights that are spread over
+        devices have to be gathered first. None for a batch in one piece.
       where: which samples count, bool, shape ``[batch]``.
 
     Returns:

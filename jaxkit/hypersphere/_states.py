@@ -73,7 +73,8 @@ def curricularface_update(
       labels: the class of each embedding, integers, shape ``[batch]``; -1 for none.
       momentum: the weight :math:`\alpha` of the batch, from 0 to 1.
       axis_name: the mesh axis over which the batch is spread, inside of ``shard_map``;
-        the class weights are whole. None for a batch in one piece.
+        the class weights are whole on every device, so weights that are spread over
+        devices have to be gathered first. None for a batch in one piece.
       where: which samples count, bool, shape ``[batch]``.
 
     Returns:
