@@ -62,7 +62,7 @@ def class_sharded_loss(
       active_eps: what active means, from 0 up to 1.
       state: what an adaptive loss has learned of earlier batches.
       key: a typed random key, for losses with random margins. Devices along the data
-        axis draw different numbers.
+        axis draw different numbers, and rank their own samples only.
       compute_dtype: the dtype of the factors of the products with the class weights.
       all_derivatives: whether to leave the gradients to JAX.
       where: which samples count, bool, shape ``[batch]``.

@@ -74,8 +74,8 @@ def hypersphere_loss(
 
     Raises:
       TypeError: if an array has the wrong kind of dtype, or a key is missing.
-      ValueError: if shapes do not fit, or a known label or hyper-parameter is out of
-        range.
+      ValueError: if shapes do not fit, or a known label, masked or not, or a known
+        hyper-parameter is out of range.
 
     Examples:
       >>> import jax.numpy as jnp

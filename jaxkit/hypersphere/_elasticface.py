@@ -34,8 +34,8 @@ class ElasticFaceConfig(SoftmaxHyperparameters):
       margin_std: their standard deviation, at least 0.
       on: ``"angle"`` adds the margin to the angle, ``"cosine"`` takes it off the cosine;
         static.
-      ranked: whether the smallest margins go to the samples closest to their class;
-        static.
+      ranked: whether the smallest margins go to the samples closest to their class,
+        of the samples on one device where they are spread over several; static.
       label_smoothing: the share of the target spread over all classes, at least 0 and
         below 1; None for 0.
 
@@ -131,8 +131,8 @@ def elasticface_loss(
       margin: the mean :math:`m` of the margins, at least 0.
       margin_std: their standard deviation :math:`\sigma`, at least 0.
       on: ``"angle"`` or ``"cosine"``; static.
-      ranked: whether the smallest margins go to the samples closest to their class;
-        static.
+      ranked: whether the smallest margins go to the samples closest to their class,
+        of the samples on one device where they are spread over several; static.
       where: which samples count, bool, shape ``[batch]``; the others give 0 and no
         gradient.
 

@@ -92,7 +92,7 @@ def read_batch(
 
 
 def refuse_labels(labels: ArrayLike, class_weights: ArrayLike) -> None:
-    """Raises if a label is known, and neither -1 nor that of a class.
+    """Raises if a label is known, and neither -1 nor that of a class, masked or not.
 
     Called outside of any compiled function: inside, no label is known.
     """

@@ -34,7 +34,8 @@ def proxy_anchor_loss(
     with the classes :math:`\mathcal P` that occur in the batch. The sums run over the
     samples of the batch, so the loss belongs to the batch: every sample that counts has
     the value ``L``, and their mean is ``L``. A batch over several devices is therefore
-    not the mean of its parts.
+    not the mean of its parts. There is no configuration of it for
+    :func:`hypersphere_loss`, and no streaming or sharded form.
 
     Args:
       embeddings: real array, shape ``[batch, dim]``, of any length.

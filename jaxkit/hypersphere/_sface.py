@@ -35,7 +35,6 @@ def sface_loss(
     improve, because a gate closes: watch :func:`sface_potential_loss` instead, which has
     the same gradient. Second derivatives of this one lack those of the gates.
 
-
     Args:
       embeddings: real array, shape ``[batch, dim]``, of any length.
       class_weights: real array, one row for each class, shape ``[classes, dim]``, of any
@@ -89,7 +88,6 @@ def sface_potential_loss(
     It is never negative, falls along the gradient flow, and has true second derivatives:
     for monitoring, line searches and curvature. An entry costs twelve multiply-adds and
     an exponential more than in :func:`sface_loss`.
-
 
     Args:
       embeddings: real array, shape ``[batch, dim]``, of any length.
@@ -146,7 +144,6 @@ def sface_cosine_loss(
     An ordinary loss, smooth and convex in the cosines, without arc cosines or stopped
     gradients. Its gates have the angle of half strength and the slope there in common
     with those of SFace, and stay close to them where the gates are sharp.
-
 
     Args:
       embeddings: real array, shape ``[batch, dim]``, of any length.

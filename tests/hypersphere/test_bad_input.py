@@ -42,10 +42,12 @@ def test_arguments(x: Any, w: Any, labels: Any, error: Any, match: str):
         loss(x, w, np.asarray(labels))
 
 
-def test_labels_that_are_known_are_checked_inside_of_jit_too():
+def test_labels_that_are_known_are_checked_inside_of_jit_and_masks_too():
     labels = jnp.asarray([0, 3])
     with pytest.raises(ValueError, match=r"`labels` must be -1 or lie in \[0, 3\)"):
         jax.jit(lambda x: loss(x, W, labels))(X)
+    with pytest.raises(ValueError, match=r"`labels` must be -1 or lie in \[0, 3\)"):
+        loss(X, W, labels, where=jnp.asarray([True, False]))
 
 
 @pytest.mark.slow
