@@ -166,6 +166,12 @@ def test_kkt_sees_the_edges_that_close_no_cycle(x64: None):
     np.testing.assert_array_equal(pairs, free & (np.abs(grad) > 1e-9))
     best = dag.kkt_residual(ref.CHAIN, dag.least_squares_grad(stats, ref.CHAIN))
     assert best < 1e-13
+    # The regression of any order is stationary.
+    dense = dag.covariance_stats(jnp.asarray(ref.random_gram(6, 2)))
+    for seed in range(4):
+        order = np.random.default_rng(seed).permutation(6)
+        fit = dag.ols_given_order(dense, order)
+        assert dag.kkt_residual(fit, dag.least_squares_grad(dense, fit)) < 1e-9
     # A penalty moves the optimum: within the dead zone a zero weight is stationary.
     slope = np.array([[0, 0.2, -0.7], [0, 0, 0], [0, 0, 0]])
     none = np.zeros((3, 3))
