@@ -254,7 +254,8 @@ def mlp_order_search(
     is that of the networks returned. Far slower than :func:`basis_order_search`.
 
     Args:
-      params: where to start, from :func:`init_mlp`.
+      params: where to start, from :func:`init_mlp` or the ``params`` of a
+        :class:`jaxkit.nn.MaskedMLP`, which loads those of the result as well.
       x: the data, one row per sample, shape ``[n, d]``.
       order: where to start, integers, shape ``[d]``.
       config: the settings; None means the defaults.

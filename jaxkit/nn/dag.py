@@ -90,7 +90,9 @@ class MaskedMLP(nnx.Module):
     .. math:: f_j(x) = v_j^\top \sigma\Bigl(\sum_{k \to j} A_{kj} x_k + a_j\Bigr) + c_j
 
     A wrapper of :func:`jaxkit.dag.mlp_predict`. The graph is an argument of the call, so
-    that one model serves all orders.
+    that one model serves all orders. Its property ``params`` is what
+    :func:`jaxkit.dag.mlp_order_search` starts from, and ``load_params`` takes what that
+    returns.
 
     Args:
       num_nodes: the number ``d`` of nodes, at least 2.
@@ -150,6 +152,18 @@ class MaskedMLP(nnx.Module):
             out=self.out[...],
             out_bias=value(self.out_bias),
         )
+
+    def load_params(self, params: dag.MlpParams) -> None:
+        """Takes parameters of the same shapes, such as those of a search."""
+        for name, leaf in params._asdict().items():
+            param = getattr(self, name)
+            if (param is None) != (leaf is None):
+                raise ValueError(
+                    f"`params.{name}` must be None just where the model's is."
+                )
+            if param is not None:
+                checks.shape(f"params.{name}", leaf, param[...].shape)
+                param[...] = leaf.astype(param[...].dtype)
 
     def weights(self) -> jax.Array:
         """How strongly each node enters each network: ``[d, d]``."""

@@ -31,6 +31,11 @@ def test_networks_are_those_of_the_functions(mode: bool):
         graphdef, state = nnx.split(model)
         copy = nnx.merge(graphdef, state)
         np.testing.assert_array_equal(copy(x), model(x))
+        other = jax.tree.map(lambda leaf: leaf + 1.0, model.params)
+        copy.load_params(other)
+        jax.tree.map(np.testing.assert_array_equal, copy.params, other)
+        with pytest.raises(ValueError, match=r"`params\.hidden_bias`"):
+            copy.load_params(other._replace(hidden_bias=None if bias else other.out))
 
 
 def test_a_linear_model_trains_to_least_squares(mode: bool):
