@@ -25,7 +25,9 @@ class DistillConfig:
     """The settings of a distillation; the defaults are those of KRR-ST.
 
     A pytree: choices are static, numbers may be traced. Optimizers and the network are
-    passed beside it.
+    passed beside it. Trees of its structure are checked alike, and one of axes for
+    :func:`jax.vmap` with 0 for the ridge is refused: map over the number alone, and
+    build the settings inside.
 
     Attributes:
       num_models: networks in the pool; static.
@@ -60,7 +62,7 @@ class DistillConfig:
         with the same targets; static.
       margin_weight: weight of ``mean_i -min(gap_i, 1 / outputs)`` with the gap between
         the two largest entries of a learned target, which keeps targets of classes
-        apart; None leaves it out.
+        apart; None leaves it out, as targets of one output need.
       learn_images: whether the images are learned; static.
       learn_targets: whether the targets are learned; static.
       method: of the solves, see :func:`krr_fit`; static.

@@ -132,11 +132,15 @@ def distill_step(
         \lambda = c \operatorname{tr}(F_s F_s^\top)
 
     1. One network of the pool gives the features of synthetic and real images, in
-       evaluation mode; no gradient flows to the real ones or to the ridge.
+       evaluation mode; no gradient flows to the real ones, and to the ridge only with
+       ``stop_gradient_ridge=False``.
     2. The outer optimizer moves images and targets along the gradient of ``J``.
     3. The network makes one inner step on the *new* pairs, in training mode; or, after
        ``inner_steps`` of them, is replaced by a new one of age 0, without momentum or
        statistics.
+
+    This is KRR-ST; ``config`` tells what its relatives do. A kernel instead of a network
+    replaces the products of features, and step 3 falls away.
 
     Deterministic given the state. Not compiled: jit it and donate the state, so that
     the pool is written in place; :func:`make_distill_step` binds all but the arrays.
@@ -160,8 +164,8 @@ def distill_step(
 
     Raises:
       TypeError: if an array is not floating.
-      ValueError: if the shapes do not fit those of the synthetic set, or the batch is
-        empty.
+      ValueError: if the shapes do not fit those of the synthetic set, the batch is
+        empty, or ``margin_weight`` is given for targets of one output.
 
     Examples:
       >>> import jax

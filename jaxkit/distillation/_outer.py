@@ -58,6 +58,11 @@ def outer_value_and_grad(
 
 
 def _margin_term(targets: jax.Array, weight: Any) -> jax.Array:
+    if targets.shape[1] < 2:
+        raise ValueError(
+            "`margin_weight` must be None for targets of fewer than 2 outputs, got "
+            f"targets of shape {targets.shape}."
+        )
     top = jax.lax.top_k(targets, 2)[0]
     gap = jnp.minimum(top[:, 0] - top[:, 1], 1.0 / targets.shape[1])
     return -jnp.asarray(weight, targets.dtype) * jnp.mean(gap)
@@ -144,7 +149,7 @@ def _kernel_predict(
 ) -> jax.Array:
     synthetic = _sum_cotangents(synthetic, images, axis_name)
     k_ss = kernel(synthetic.images, synthetic.images)
-    k_ts = kernel(images, synthetic.images)
+    k_ts = kernel(jax.lax.stop_gradient(images), synthetic.images)
     ridge = _ridge(jnp.trace(k_ss), k_ss.shape[0], config)
     return kernel_ridge_predict(k_ss, synthetic.targets, k_ts, ridge)
 

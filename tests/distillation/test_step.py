@@ -153,12 +153,14 @@ def test_the_compiled_step_is_the_plain_one():
     assert_same_step(step_of(KRR_ST)(state, *real)[0], compiled()(state, *real)[0])
 
 
-def test_no_gradient_reaches_the_real_images():
-    state, (images, targets) = start(KRR_ST), data(4, seed=1)
+@pytest.mark.parametrize("name", ["krr_st", "kip"])
+def test_no_gradient_reaches_the_real_images(name: str):
+    config, change = VARIANTS[name], {"network": kernel} if name == "kip" else {}
+    state, (images, targets) = start(config, **change), data(4, seed=1)
 
     @jax.jit
     def slopes(images: jax.Array, targets: jax.Array) -> Any:
-        loss = lambda x, y: step_of(KRR_ST)(state, x, y)[1].loss
+        loss = lambda x, y: step_of(config, **change)(state, x, y)[1].loss
         return jax.grad(loss, argnums=(0, 1))(images, targets)
 
     image_slope, target_slope = slopes(images, targets)
@@ -304,6 +306,19 @@ def test_the_loss_falls():
     )
     _, metrics = run(state, images, targets, num_steps=150)
     assert np.mean(metrics.loss[-20:]) < 0.5 * np.mean(metrics.loss[:20])
+
+
+def test_a_margin_needs_two_outputs():
+    config = DistillConfig.kip(learn_targets=True, margin_weight=1.0)
+    state, (images, targets) = start(config, network=kernel), data(4, seed=1)
+    one = state.synthetic._replace(targets=state.synthetic.targets[:, :1])
+    with pytest.raises(ValueError, match=r"`margin_weight`.*got targets.*\(3, 1\)"):
+        jax.eval_shape(
+            step_of(config, network=kernel),
+            state._replace(synthetic=one),
+            images,
+            targets[:, :1],
+        )
 
 
 GOOD = data(4, seed=1)
