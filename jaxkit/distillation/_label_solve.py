@@ -33,10 +33,10 @@ def label_solve(
 
     Predictions are linear in :math:`\alpha = (F_s F_s^\top + \lambda I)^{-1} Y_s`, so
     this is a least-squares problem with a closed solution, the one of least
-    :math:`\|\alpha\|`. No targets have a smaller error on the same batch and features:
-    an oracle for learned ones, or a start. The ridge does not limit the predictions,
-    only what the targets look like. For the bias of :func:`krr_loss` append a column of
-    ones to both features.
+    :math:`\|\alpha\|`. Up to the directions that ``rcond`` leaves out no targets have a
+    smaller error on the same batch and features: an oracle for learned ones, or a
+    start. The ridge does not limit the predictions, only what the targets look like.
+    For the bias of :func:`krr_loss` append a column of ones to both features.
 
     Args:
       feat_s: features of the synthetic examples, shape ``[n, p]``.
