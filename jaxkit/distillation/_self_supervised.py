@@ -114,7 +114,7 @@ def vicreg_loss(
       invariance_weight: ``lambda``, how much the distance of the views counts.
       variance_weight: ``mu``, how much a small spread of a column counts.
       covariance_weight: ``nu``, how much the decorrelation counts.
-      eps: added to the variances.
+      eps: added to the variances; with 0 a constant column has the gradient NaN.
       axis_name: the mapped axis over whose devices the batch is spread, or None.
       where: which examples count, bool, broadcastable to ``[N]``; the loss is that of
         the batch of these, at least 2.
