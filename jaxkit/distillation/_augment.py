@@ -19,7 +19,8 @@ def crop_and_flip(
     .. math:: y_{h, w} = \mathrm{flip}\bigl(\mathrm{pad}(x)_{h + a, w + b}\bigr), \qquad
        a, b \sim \mathrm{Uniform}\{0, \dots, 2p\}
 
-    Padding is 0, the mean of normalized images.
+    Padding is 0, the mean of normalized images; code that crops raw pixels before it
+    normalizes them pads with black instead.
 
     Args:
       key: a typed random key.
