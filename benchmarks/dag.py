@@ -9,6 +9,7 @@ import numpy as np
 from benchmarks._harness import Case, Goal, Program, Work, jax_program
 from benchmarks._peers import within
 from benchmarks._regression_loop import search_by_regressions
+from benchmarks._structure_peers import structure_peers
 from jaxkit import dag
 
 __all__ = ["cases"]
@@ -17,11 +18,12 @@ SEARCHES = {"small": (20,), "full": (20, 50), "accelerator": ()}
 """Numbers of nodes at which the loop over regressions can be waited for."""
 TABLES = {"small": (100, 200), "full": (100, 500, 1000), "accelerator": (500, 2000)}
 STARTS = {"small": (), "full": ((100, 16),), "accelerator": ((100, 256),)}
+METHODS = {"small": (20,), "full": (20,), "accelerator": ()}
 GOAL_NODES = 50
 
 
 def cases(preset: str, max_length: int | None) -> list[Case]:
-    """Whole searches, one round of moves, and many starts side by side."""
+    """Whole searches, one round of moves, many starts, and other methods."""
     double = np.dtype(np.float64)
     made = []
     for d in SEARCHES[preset]:
@@ -42,6 +44,10 @@ def cases(preset: str, max_length: int | None) -> list[Case]:
     for d, count in STARTS[preset]:
         build = _in_double(functools.partial(_starts, d, count))
         made.append(Case(f"{count} starts, d={d}", build, dtype=double))
+    for d in METHODS[preset]:
+        (d,) = within((d,), max_length)
+        build = _in_double(functools.partial(_methods, d))
+        made.append(Case(f"other methods, d={d}", build, dtype=double))
     return made
 
 
@@ -162,8 +168,39 @@ def _starts(d: int, count: int) -> list[Program]:
     in_turn = lambda stats, orders: jax.lax.map(
         functools.partial(search, stats), orders
     )
+    # How many steps a start needs is a guess: one for each node.
     work = Work(count * d * _factor_flops(d), float(stats.gram.nbytes))
     return [
         jax_program(name, form, stats, orders, work=work)
         for name, form in (("side by side", together), ("one by one", in_turn))
     ]
+
+
+def _methods(d: int) -> list[Program]:
+    """Methods that end elsewhere: what each costs, and in other packages."""
+    x, _ = _problem(d)
+    stats = dag.gram_stats(x)
+    rate, steps, penalty = 3e-3, 2000, 2.0
+    schedule = dag.DagmaConfig(
+        learning_rate=rate, warm_steps=steps, last_steps=2 * steps
+    )
+    key = jax.random.key(0)
+    sparse = lambda stats: dag.boss_search(key, stats, penalty=penalty, num_restarts=1)
+    forms: dict[str, Callable] = {
+        "topo_search from eqvar": lambda stats: (
+            dag.topo_search(stats, dag.eqvar_order(stats)).weights
+        ),
+        "dagma": lambda stats: dag.dagma(stats, schedule).weights,
+        "boss_search": lambda stats: sparse(stats).weights,
+        "notears": lambda stats: dag.notears(stats).weights,
+    }
+    # What they cannot do without is not counted, but for reading the moments.
+    work = Work(0.0, float(stats.gram.nbytes))
+    programs = [
+        jax_program(name, form, stats, work=work, same=False)
+        for name, form in forms.items()
+    ]
+    peers = structure_peers(
+        np.asarray(x), rate=rate, steps=steps, penalty=penalty, work=work
+    )
+    return [*programs, *peers]
