@@ -36,6 +36,10 @@ STANDARD_LIBRARY = {
     "os",
     "typing",
     "warnings",
+    "zipfile",
+    "zlib",
+    "zipfile",
+    "zlib",
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
