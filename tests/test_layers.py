@@ -38,8 +38,6 @@ STANDARD_LIBRARY = {
     "warnings",
     "zipfile",
     "zlib",
-    "zipfile",
-    "zlib",
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
