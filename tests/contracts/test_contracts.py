@@ -6,6 +6,7 @@ A public name without a row in one of the tables fails `test_every_name_has_a_ro
 import inspect
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import chex
@@ -95,16 +96,21 @@ def rows(condition: Any = lambda row: True) -> Any:
     return pytest.mark.parametrize("name", names)
 
 
+@contextmanager
+def few_optimizations() -> Iterator[None]:
+    """Compiles without most optimizations, which for tiny programs cost the most."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def quick_compile() -> Iterator[None]:
-    """Compiles without most optimizations, which for tiny programs cost the most.
-
-    For checks of mathematics. Those of compiled numbers, in low precision and at the
-    extremes, run what users run.
-    """
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    """For checks of mathematics; others run what users run."""
+    with few_optimizations():
+        yield
 
 
 def assert_close(got: Any, want: Any, *, rtol: float, atol: float) -> None:
@@ -160,7 +166,7 @@ def test_jit_equals_eager(name: str, x64: None):
     row = ROWS[name]
     args = row.args()
     compiled = row.call(*args)
-    with jax.disable_jit():
+    with jax.disable_jit(), few_optimizations():
         eager = row.call(*args)
     assert_close(compiled, eager, rtol=1e-9, atol=1e-11)
 
@@ -301,7 +307,7 @@ def test_low_precision_inputs_are_close_to_float64(name: str, x64: None):
 
 @rows(lambda row: row.low is not None and not row.random)
 @pytest.mark.slow
-def test_runs_with_float64_switched_off(name: str):
+def test_runs_with_float64_switched_off(name: str, quick_compile: None):
     row = ROWS[name]
     out = row.call(*row.args(dtype=jnp.float32))
     assert all_finite(out)
@@ -327,7 +333,7 @@ def test_a_new_hyper_parameter_does_not_retrace(name: str, quick_compile: None):
 
 @pytest.mark.slow
 @rows(lambda row: row.vmapped != () and not row.random)
-def test_sharded_batch_equals_unsharded(name: str):
+def test_sharded_batch_equals_unsharded(name: str, quick_compile: None):
     row = ROWS[name]
     sets = [row.args(seed, dtype=jnp.float32) for seed in range(4)]
     mapped = range(len(sets[0])) if row.vmapped is None else row.vmapped

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from jaxkit import hypersphere
-from jaxkit.hypersphere._roc import operating_threshold, share_above
 
 
 def draw(seed: int, count: int = 60) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -94,12 +93,13 @@ def test_products_that_round_down_are_whole_numbers():
     assert point.threshold == 70.0
 
 
+@pytest.mark.slow
 def test_counts_beyond_the_whole_numbers_of_float32():
-    number = jnp.asarray(2**24 + 1)
-    ascending = jnp.zeros(2**24 + 1, jnp.float32).at[-1].set(1.0)
-    assert operating_threshold(ascending, number, jnp.float32(0.0)) == 1.0
-    above = share_above(ascending, number, jnp.float32(0.5), ties=False)
-    np.testing.assert_allclose(above, 1 / number, rtol=1e-6)
+    # The two best of 2^24 + 2 impostors differ: none may be accepted.
+    scores = jnp.zeros(2**24 + 3, jnp.float32).at[-3:].set(jnp.array([0.5, 1.0, 0.8]))
+    genuine = jnp.arange(scores.size) == scores.size - 1
+    point = hypersphere.tar_at_far(scores, genuine, far=0.0)
+    assert (float(point.threshold), float(point.rate)) == (1.0, 0.0)
 
 
 @pytest.mark.slow
