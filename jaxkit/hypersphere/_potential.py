@@ -15,7 +15,7 @@ from jaxkit.typing import ScalarLike
 
 __all__ = ["gated_potential", "gated_potential_of_cosine", "polar_angle"]
 
-_NUM_TERMS = 12
+_NUM_TERMS = 14
 
 
 def _acceleration_weights(num_terms: int) -> tuple[float, ...]:

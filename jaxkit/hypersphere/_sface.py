@@ -86,7 +86,7 @@ def sface_potential_loss(
 
     with the potentials :func:`sface_intra_potential` and :func:`sface_inter_potential`.
     It is never negative, falls along the gradient flow, and has true second derivatives:
-    for monitoring, line searches and curvature. An entry costs twelve multiply-adds and
+    for monitoring, line searches and curvature. An entry costs a sum of fourteen terms and
     an exponential more than in :func:`sface_loss`.
 
     Args:

@@ -111,8 +111,7 @@ def test_the_closed_form_equals_quadrature(sharpness: float):
     out = table(jnp.asarray(theta), config_of(sharpness, intra, inter))
     pull = [64 * quadrature(t, sharpness, intra) for t in theta]
     push = [64 * quadrature(np.pi - t, sharpness, np.pi - inter) for t in theta]
-    # The acceleration of the series is good to 6e-11 of the scale, better where sharp.
-    atol = 64 * 6e-11 if sharpness < 5 else 1e-9
+    atol = 1e-9
     np.testing.assert_allclose(out["value"].intra, pull, rtol=0, atol=atol)
     np.testing.assert_allclose(out["value"].inter, push, rtol=0, atol=atol)
     # Its slope is exact, and it bends the right way everywhere.
