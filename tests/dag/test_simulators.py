@@ -204,7 +204,9 @@ def test_moments_equal_numpy_and_weights_equal_repeated_rows(x64: None):
 
 def test_single_precision_takes_the_factor_or_warns():
     x = np.random.default_rng(0).standard_normal((50, 21)).astype(np.float32)
-    assert dag.gram_stats(x).factor is not None
+    factor = np.asarray(dag.gram_stats(x).factor)
+    centered = x - x.mean(axis=0)
+    np.testing.assert_allclose(factor.T @ factor, centered.T @ centered / 50, atol=1e-5)
     with pytest.warns(UserWarning, match="route='factor'"):
         dag.gram_stats(x, route="gram")
     with warnings.catch_warnings():

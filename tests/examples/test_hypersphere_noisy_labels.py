@@ -53,7 +53,9 @@ def test_held_out_alphabets_are_not_trained_on(tmp_path):
     assert images.train.max() == 1.0
     assert np.all(images.test[:5, 2] == 1.0)
     assert np.all(images.test[5:, 6] == 1.0)
-    assert images.one_shot is not None
+    runs = images.one_shot
+    assert runs.tests.shape == runs.examples.shape
+    assert runs.answers.shape == runs.examples.shape[:2]
 
 
 def test_bad_files_are_refused_with_a_reason(tmp_path):
